@@ -1,0 +1,122 @@
+"""The rules, one by one. Codes are never reused; a rule that proves wrong is retired."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from functools import lru_cache
+
+from freezecheck.rule import Rule
+
+# Module names under freezecheck/rules, in the order of their codes.
+MODULES = (
+    "fc101_module_requires_grad_assignment",
+    "fc102_misspelled_requires_grad",
+    "fc103_requires_grad_method_overwritten",
+    "fc107_name_pattern_matches_nothing",
+    "fc108_name_pattern_too_wide",
+    "fc109_name_pattern_misses_norms",
+    "fc110_head_frozen_with_backbone",
+    "fc111_tied_parameter_frozen",
+    "fc112_unregistered_submodule",
+    "fc114_no_gradient_arrives",
+    "fc115_peft_head_not_trainable",
+    "fc116_peft_adapters_frozen",
+    "fc119_frozen_random_backbone",
+    "fc120_nothing_trainable",
+    "fc121_head_attribute_unused",
+    "fc122_out_features_assignment",
+    "fc201_trainable_not_in_optimizer",
+    "fc202_optimizer_holds_foreign_parameters",
+    "fc203_optimizer_only_frozen",
+    "fc204_empty_parameter_group",
+    "fc205_parameter_stepped_twice",
+    "fc206_frozen_parameter_still_moves",
+    "fc207_unknown_group_key",
+    "fc209_stale_optimizer_state",
+    "fc210_optimizer_state_mismatched",
+    "fc212_frozen_parameters_in_optimizer",
+    "fc301_one_rate_for_backbone_and_head",
+    "fc302_rates_inverted",
+    "fc304_added_group_takes_default_rate",
+    "fc305_scheduler_on_old_optimizer",
+    "fc306_scheduler_misses_group",
+    "fc307_scheduler_flattens_groups",
+    "fc308_scheduler_raises_group",
+    "fc309_scheduler_recreated",
+    "fc312_zero_rate_as_freeze",
+    "fc401_frozen_batchnorm_in_train_mode",
+    "fc402_batchnorm_eval_undone",
+    "fc404_training_in_eval_mode",
+    "fc406_batchnorm_type_check_too_narrow",
+    "fc407_track_running_stats_flipped",
+    "fc409_frozen_part_stochastic",
+    "fc412_batchnorm_tiny_batch",
+    "fc413_batchnorm_statistics_never_set",
+    "fc502_mixed_trainability_in_flat_parameter",
+    "fc503_reentrant_checkpoint_frozen_inputs",
+    "fc506_backbone_finetuning_trains_batchnorm",
+    "fc507_loss_gets_wrong_input",
+)
+
+
+@lru_cache(maxsize=None)
+def load() -> tuple[Rule, ...]:
+    """Every rule, in the order of codes."""
+    return tuple(_load(name) for name in MODULES)
+
+
+def _load(name: str) -> Rule:
+    module = importlib.import_module(f"freezecheck.rules.{name}")
+    (kind,) = (
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Rule) and value.__module__ == module.__name__
+    )
+    return kind()
+
+
+def select(
+    select: Iterable[str] | None = None, ignore: Iterable[str] | None = None
+) -> tuple[Rule, ...]:
+    """The rules chosen by code (`FC201`), prefix (`FC2`) or name; all when nothing is selected.
+
+    ValueError for a selector that chooses no rule, with the nearest that does.
+    """
+    rules = load()
+    chosen = rules if select is None else tuple(r for r in rules if _matches(r, _known(select)))
+    dropped = _known(ignore or ())
+    return tuple(r for r in chosen if not _matches(r, dropped))
+
+
+def find(selector: str) -> Rule:
+    """One rule by its code or name; ValueError with the nearest otherwise."""
+    for rule in load():
+        if selector.upper() == rule.code or selector.lower() == rule.name:
+            return rule
+    raise ValueError(_unknown(selector))
+
+
+def _known(selectors: Iterable[str]) -> tuple[str, ...]:
+    selectors = (selectors,) if isinstance(selectors, str) else tuple(selectors)
+    for selector in selectors:
+        if not any(_matches(rule, (selector,)) for rule in load()):
+            raise ValueError(_unknown(selector))
+    return selectors
+
+
+def _matches(rule: Rule, selectors: tuple[str, ...]) -> bool:
+    return any(
+        rule.name == s.lower() or (s.upper().startswith("FC") and rule.code.startswith(s.upper()))
+        for s in selectors
+    )
+
+
+def _unknown(selector: str) -> str:
+    words = [word for rule in load() for word in (rule.code, rule.name)]
+    near = difflib.get_close_matches(selector.upper(), words, 1) or difflib.get_close_matches(
+        selector.lower(), words, 1
+    )
+    hint = f"; did you mean {near[0]}?" if near else "; `freezecheck rules` lists them"
+    return f"unknown rule {selector!r}{hint}"

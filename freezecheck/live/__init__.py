@@ -1,0 +1,1 @@
+"""The live half: real objects and real runs, turned into plain data."""

@@ -1,0 +1,164 @@
+"""Real objects to a `Snapshot`, by identity and without touching them.
+
+One pass over the module tree and one over the parameter groups. Values are
+read only where a verdict hangs on them (a few entries of the head and of some
+norms; gradients and moments as far as needed to see one that is not zero), so
+nothing here waits for a GPU longer than that. torch is never imported: it is
+there, or there is nothing to capture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from freezecheck.live import oddities, optimizers, values
+from freezecheck.live.stages import cut
+from freezecheck.live.traits import qualified, traits
+from freezecheck.live.train_copy import reverting
+from freezecheck.live.tree import Node, unwrap, walk
+from freezecheck.snapshot import Dropout, Head, Model, Norm, Param, Snapshot
+
+# Root package of a class in the model's tree -> framework it shows.
+_FRAMEWORKS = ("peft", "transformers", "timm", "torchvision", "lightning", "pytorch_lightning")
+
+
+def capture(
+    models: Mapping[str, Any],
+    opts: Mapping[str, Any],
+    scheds: Mapping[str, Any] | None = None,
+    *,
+    recorded: bool = False,
+) -> Snapshot:
+    """The setup as plain data. Keys are the labels that findings will use.
+
+    `models` are root modules, wrapped or not; a module given twice counts once.
+    """
+    now = Snapshot(recorded=recorded, torch=values.torch().__version__)
+    known: dict[int, Param] = {}
+    trees: list[list[Node]] = []
+    for label, module in models.items():
+        trees.append(_capture_model(now, known, label, module))
+    optimizers.capture(now, known, opts, scheds or {})
+    for index, nodes in enumerate(trees):
+        oddities.capture(now, known, index, nodes)
+        _weights(now, index, nodes)
+    return now
+
+
+def _capture_model(
+    now: Snapshot, known: dict[int, Param], label: str, module: Any
+) -> list[Node]:
+    """Add one model, its parameters, norms and dropouts."""
+    root, wrappers = unwrap(module)
+    nodes = walk(root)
+    for node in nodes:
+        for param in node.module._parameters.values():
+            if param is not None:
+                node.numel += param.numel()
+    for node in reversed(nodes):
+        if node.parent is not None:
+            node.parent.numel += node.numel
+    model = Model(label, qualified(type(root)), root.training, wrappers=wrappers)
+    model.stages = cut(nodes)
+    model.children = tuple(root._modules)
+    index = len(now.models)
+    now.models.append(model)
+    packages = set()
+    for node in nodes:
+        _parameters(now, known, index, node)
+        kind = type(node.module)
+        packages.add(kind.__module__.partition(".")[0])
+        facts = traits(kind)
+        if facts.norm:
+            now.norms.append(_norm(node, index, facts.norm))
+        elif facts.dropout:
+            now.dropouts.append(_dropout(node, index))
+    model.frameworks = tuple(name for name in _FRAMEWORKS if name in packages)
+    return nodes
+
+
+def _parameters(now: Snapshot, known: dict[int, Param], model: int, node: Node) -> None:
+    parameters = node.module._parameters
+    if not parameters:
+        return
+    prefix = f"{node.path}." if node.path else ""
+    for name, tensor in parameters.items():
+        if tensor is None:
+            continue
+        path = prefix + name
+        first = known.get(id(tensor))
+        if first is not None:
+            first.aliases += (path,)
+            continue
+        param = Param(
+            path,
+            tensor.shape,
+            tensor.numel(),
+            values.dtype(tensor),
+            values.device(tensor),
+            tensor.requires_grad,
+            model,
+            node.stage,
+        )
+        if tensor.grad is not None:
+            param.grad = values.gradient(tensor.grad)
+        known[id(tensor)] = param
+        now.params.append(param)
+
+
+def _norm(node: Node, model: int, kind: str) -> Norm:
+    module = node.module
+    affine = [p for p in module._parameters.values() if p is not None]
+    buffers = module._buffers
+    return Norm(
+        node.path,
+        type(module).__name__,
+        kind,
+        model,
+        node.stage,
+        module.training,
+        any(p.requires_grad for p in affine) if affine else None,
+        bool(getattr(module, "track_running_stats", False)),
+        buffers.get("running_mean") is not None,
+    )
+
+
+def _dropout(node: Node, model: int) -> Dropout:
+    module = node.module
+    p = getattr(module, "p", None)
+    if p is None:
+        p = getattr(module, "drop_prob", None)
+    return Dropout(
+        node.path, type(module).__name__, float(p or 0.0), module.training, model, node.stage
+    )
+
+
+def _weights(now: Snapshot, index: int, nodes: Sequence[Node]) -> None:
+    """What only values tell: fresh head, pretrained norms, statistics never set."""
+    model = now.models[index]
+    by_path = {node.path: node.module for node in nodes if traits(type(node.module)).norm}
+    norms = [norm for norm in now.norms if norm.model == index]
+    model.head = _head(nodes)
+    model.pretrained = values.pretrained([by_path[norm.path] for norm in norms])
+    held_in_eval = []
+    for norm in norms:
+        if norm.has_stats and not norm.training:
+            module = by_path[norm.path]
+            norm.tracked = values.integer(module._buffers.get("num_batches_tracked"))
+            norm.fresh_stats = values.fresh_statistics(module)
+            held_in_eval.append(norm)
+    if held_in_eval:
+        back = reverting(nodes)
+        for norm in held_in_eval:
+            norm.reverts = norm.path in back
+
+
+def _head(nodes: Sequence[Node]) -> Head | None:
+    """The last layer with a matrix of weights."""
+    for node in reversed(nodes):
+        weight = node.module._parameters.get("weight")
+        if weight is not None and weight.dim() >= 2 and not traits(type(node.module)).norm:
+            fresh = values.fresh_layer(node.module)
+            return Head(node.path, type(node.module).__name__, tuple(weight.shape), fresh)
+    return None

@@ -1,0 +1,146 @@
+"""Things in a model that PyTorch lets pass in silence.
+
+Attributes that no one reads (`layer.requires_grad = False`), sub-modules in a
+list, sizes that the weight does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from freezecheck.live import values
+from freezecheck.live.traits import OWN, traits
+from freezecheck.live.tree import Node, subtree
+from freezecheck.snapshot import Label, Param, Snapshot, Stray, Unregistered
+
+MISSPELLINGS = frozenset(
+    """require_grad require_grads requires_grads required_grad requires_gradient
+    require_gradient require_gradients requires_gradients required_grads requiers_grad
+    reqires_grad requries_grad requres_grad requre_grad requires_gard require_gard
+    required_gradient needs_grad""".split()
+)
+_ON_MODULE = MISSPELLINGS | {"requires_grad", "requires_grad_"}
+_CONTAINERS = (list, tuple, dict)
+
+
+def capture(now: Snapshot, known: dict[int, Param], index: int, nodes: Sequence[Node]) -> None:
+    """Add what is odd about one walked model."""
+    registered = {id(node.module) for node in nodes}
+    for node in nodes:
+        attributes = node.module.__dict__
+        if not _ON_MODULE.isdisjoint(attributes):
+            now.strays.extend(_on_module(node, index))
+        for name, tensor in node.module._parameters.items():
+            if tensor is not None and tensor.__dict__:
+                now.strays.extend(_on_parameter(node.join(name), tensor, index))
+        facts = traits(type(node.module))
+        if facts.size:
+            now.labels.extend(_size(node, facts.size, index))
+        if not facts.simple:
+            now.unregistered.extend(_hidden(node, registered, known, index))
+
+
+def _on_module(node: Node, index: int) -> Iterator[Stray]:
+    attributes = node.module.__dict__
+    for name in sorted(_ON_MODULE & attributes.keys()):
+        value = attributes[name]
+        if name == "requires_grad_" and callable(value):
+            continue
+        believed = bool(value) if isinstance(value, (bool, int)) else None
+        flags = {
+            p.requires_grad
+            for below in subtree(node)
+            for p in below.module._parameters.values()
+            if p is not None
+        }
+        # A constructor may well keep its option under this name; only a claim
+        # that the real flags contradict is a mistake.
+        contradicted = believed is not None and (not believed) in flags
+        yield Stray(node.path, name, value if believed is not None else repr(type(value)), "module",
+                    index, believed if contradicted else None)
+
+
+def _on_parameter(path: str, tensor: Any, index: int) -> Iterator[Stray]:
+    for name in sorted((MISSPELLINGS | {"requires_grad_"}) & tensor.__dict__.keys()):
+        value = tensor.__dict__[name]
+        if name == "requires_grad_" and callable(value):
+            continue
+        believed = bool(value) if isinstance(value, (bool, int)) else None
+        contradicted = believed is not None and believed != tensor.requires_grad
+        yield Stray(path, name, value if believed is not None else repr(type(value)), "parameter",
+                    index, believed if contradicted else None)
+
+
+def _size(node: Node, attribute: str, index: int) -> Iterator[Label]:
+    """`fc.out_features = 5` renames a size and leaves the weight as it was."""
+    weight = node.module._parameters.get("weight")
+    if weight is None or type(weight).__name__ != "Parameter" or not weight.is_floating_point():
+        return  # quantised and sharded weights have shapes of their own
+    claimed, real = getattr(node.module, attribute, None), weight.shape[0]
+    if weight.dim() >= 2 and isinstance(claimed, int) and claimed != real:
+        yield Label(node.path, attribute, claimed, real, index)
+
+
+def _hidden(
+    node: Node, registered: set[int], known: dict[int, Param], index: int
+) -> Iterator[Unregistered]:
+    for name, value in node.module.__dict__.items():
+        if name in OWN:
+            continue
+        if type(value) in _CONTAINERS:
+            modules = [m for m in _modules_in(value) if id(m) not in registered]
+            tensors = _tensors(modules, known)
+            if tensors:
+                yield _record(node, name, type(value).__name__, len(modules), tensors, known, index)
+        elif (base := _behind(value)) is not None and id(base) not in registered:
+            if known.get(id(base)) is None or known[id(base)].model < 0:
+                yield _record(node, name, "non-leaf", 0, [base], known, index)
+
+
+def _modules_in(value: Any) -> list[Any]:
+    items = value.values() if type(value) is dict else value
+    module = values.torch().nn.Module
+    return [item for item in items if issubclass(type(item), module)]
+
+
+def _tensors(modules: list[Any], known: dict[int, Param]) -> list[Any]:
+    """Parameters below modules that no registered module owns."""
+    found = {id(p): p for module in modules for p in module.parameters()}
+    return [p for key, p in found.items() if key not in known or known[key].model < 0]
+
+
+def _record(
+    node: Node,
+    name: str,
+    how: str,
+    modules: int,
+    tensors: list[Any],
+    known: dict[int, Param],
+    index: int,
+) -> Unregistered:
+    return Unregistered(
+        node.path,
+        name,
+        how,
+        modules,
+        sum(t.numel() for t in tensors),
+        any(t.requires_grad for t in tensors),
+        any(t.grad is not None for t in tensors),
+        any(id(t) in known for t in tensors),
+        index,
+    )
+
+
+def _behind(value: Any) -> Any | None:
+    """The parameter of which an attribute is a mere copy: `nn.Parameter(...).cuda()`."""
+    if not isinstance(value, values.torch().Tensor) or value.is_leaf:
+        return None
+    node = value.grad_fn
+    if node is None or not type(node).__name__.startswith(("ToCopy", "Clone", "Copy", "View")):
+        return None
+    for parent, _ in node.next_functions:
+        variable = getattr(parent, "variable", None)
+        if isinstance(variable, values.torch().nn.Parameter):
+            return variable
+    return None

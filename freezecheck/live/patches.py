@@ -1,0 +1,48 @@
+"""Putting our functions in place of torch's, and taking them out again."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+_ABSENT = object()
+
+
+class Patches:
+    """A set of replaced attributes. `undo` restores each exactly as it was found."""
+
+    def __init__(self) -> None:
+        self._undo: list[Callable[[], None]] = []
+
+    def put(self, owner: Any, name: str, value: Any) -> None:
+        """Set `owner.name`; an inherited attribute is shadowed, later uncovered."""
+        before = vars(owner).get(name, _ABSENT)
+        setattr(owner, name, value)
+
+        def restore() -> None:
+            if before is _ABSENT:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, before)
+
+        self._undo.append(restore)
+
+    def around(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
+        """Replace a function by `wrapper(original, *args, **kwargs)`."""
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            return wrapper(original, *args, **kwargs)
+
+        self.put(owner, name, replacement)
+
+    def later(self, undo: Callable[[], None]) -> None:
+        """Something else to undo, such as a hook's `remove`."""
+        self._undo.append(undo)
+
+    def undo(self) -> None:
+        """Take everything out again, last in first out. Harmless when called twice."""
+        while self._undo:
+            self._undo.pop()()

@@ -1,0 +1,63 @@
+"""What a class of module is: norm, dropout, layer with a size, ... asked once per class."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+# nn.Module's own bookkeeping, which every instance carries in its __dict__.
+OWN = frozenset(
+    """training _parameters _buffers _non_persistent_buffers_set _backward_pre_hooks
+    _backward_hooks _is_full_backward_hook _forward_hooks _forward_hooks_with_kwargs
+    _forward_hooks_always_called _forward_pre_hooks _forward_pre_hooks_with_kwargs
+    _state_dict_hooks _state_dict_pre_hooks _load_state_dict_pre_hooks
+    _load_state_dict_post_hooks _modules _compiled_call_impl""".split()
+)
+
+_NORM_BASES = {
+    "_BatchNorm": "batch",
+    "_InstanceNorm": "instance",
+    "LayerNorm": "layer",
+    "RMSNorm": "layer",
+    "GroupNorm": "group",
+}
+_NORM_SUFFIXES = ("LayerNorm", "RMSNorm")  # transformers brings its own
+_DROPOUT_BASES = ("_DropoutNd", "StochasticDepth", "DropPath")
+_SIZES = {"Linear": "out_features", "Conv1d": "out_channels", "Conv2d": "out_channels"}
+
+
+class Traits(NamedTuple):
+    """What one module class is, as far as capturing it is concerned."""
+
+    norm: str = ""  # kind of norm, see `snapshot.Norm.kind`
+    dropout: bool = False
+    size: str = ""  # attribute that names the output size, for torch's own layers
+    simple: bool = False  # torch's own leaf layer: holds no containers of its own
+    trains: bool = False  # overrides train()
+
+
+@lru_cache(maxsize=None)
+def traits(kind: type[Any]) -> Traits:
+    """The traits of a module class."""
+    names = [base.__name__ for base in kind.__mro__]
+    norm = next((_NORM_BASES[name] for name in names if name in _NORM_BASES), "")
+    if not norm and kind.__name__.endswith(_NORM_SUFFIXES):
+        norm = "layer"
+    home = kind.__module__
+    own = home.startswith("torch.nn.modules.") and not home.endswith(".container")
+    return Traits(
+        norm=norm,
+        dropout=any(name in _DROPOUT_BASES for name in names),
+        size=_SIZES.get(kind.__name__, "") if own else "",
+        simple=own,
+        trains=_train_owner(kind) not in ("Module", ""),
+    )
+
+
+def _train_owner(kind: type[Any]) -> str:
+    return next((base.__name__ for base in kind.__mro__ if "train" in base.__dict__), "")
+
+
+def qualified(kind: type[Any]) -> str:
+    """`torch.optim.adamw.AdamW`."""
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -1,0 +1,100 @@
+"""A module tree walked once: every module under one path, wrappers looked through.
+
+`nn.Module.named_parameters` walks the tree again for each question; a report
+on a large model asks a dozen. Here the tree is flattened once, in order of
+registration, and everything else reads the flat list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+# Class name -> attribute that holds the wrapped module. By name, because the
+# classes live in optional or private modules of torch and change their homes.
+WRAPPERS = {
+    "DistributedDataParallel": "module",
+    "DataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+    "FullyShardedDataParallel": "_fsdp_wrapped_module",
+    "CheckpointWrapper": "_checkpoint_wrapped_module",
+    "OffloadWrapper": "_checkpoint_wrapped_module",
+    "DeepSpeedEngine": "module",
+}
+
+# FSDP2's `fully_shard` renames the class in place: `FSDPLinear`. It is no wrapper.
+
+
+class Node:
+    """One module in the tree. `numel` counts the parameters below it, itself included."""
+
+    __slots__ = ("children", "depth", "module", "numel", "parent", "path", "stage")
+
+    def __init__(self, module: Any, path: str, parent: Node | None) -> None:
+        self.module = module
+        self.path = path
+        self.parent = parent
+        self.children: list[Node] = []
+        self.numel = 0
+        self.stage = -1
+
+    @property
+    def name(self) -> str:
+        """The last component of the path."""
+        return self.path.rpartition(".")[2]
+
+    def join(self, name: str) -> str:
+        """The path of something directly below this module."""
+        return f"{self.path}.{name}" if self.path else name
+
+
+def unwrap(module: Any) -> tuple[Any, tuple[str, ...]]:
+    """The user's own module, and the class names of the wrappers around it."""
+    wrappers: tuple[str, ...] = ()
+    while (attribute := WRAPPERS.get(type(module).__name__)) is not None:
+        inner = module._modules.get(attribute)
+        if inner is None:
+            break
+        wrappers += (type(module).__name__,)
+        module = inner
+    return module, wrappers
+
+
+def walk(root: Any) -> list[Node]:
+    """Every module below an unwrapped `root`, parents first, each module once.
+
+    A module registered under two names keeps the first. Paths leave out
+    wrappers (`module.`, `_orig_mod.`), as the user wrote none of them.
+    """
+    nodes: list[Node] = []
+    seen: set[int] = {id(root)}
+    stack = [Node(root, "", None)]
+    while stack:
+        node = stack.pop()
+        nodes.append(node)
+        if node.parent is not None:
+            node.parent.children.append(node)
+        found = []
+        modules = node.module._modules
+        if not modules:
+            continue
+        for name, child in modules.items():
+            if child is None:
+                continue
+            if type(child).__name__ in WRAPPERS:
+                child = unwrap(child)[0]
+            if id(child) not in seen:
+                seen.add(id(child))
+                found.append(Node(child, f"{node.path}.{name}" if node.path else name, node))
+        found.reverse()
+        stack.extend(found)
+    return nodes
+
+
+def subtree(node: Node) -> Iterator[Node]:
+    """A node and everything below it."""
+    stack = [node]
+    while stack:
+        node = stack.pop()
+        yield node
+        stack.extend(reversed(node.children))

@@ -1,0 +1,1 @@
+"""Plain data to text: for a terminal, for a pipe, for another program."""

@@ -1,0 +1,162 @@
+"""What a rule is.
+
+A rule is one class in one file. Its docstring is its page: Markdown with the
+headings below, read by `freezecheck explain`, by the documentation and by the
+tests, which run its Bad and Good examples.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from freezecheck.finding import Finding, Fix, Note, Severity, Site
+from freezecheck.snapshot import Snapshot
+from freezecheck.timeline import Timeline
+
+SECTIONS = (
+    "What it does",
+    "Why it matters",
+    "Bad",
+    "Good",
+    "How it is found",
+    "Limits",
+    "References",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One fenced block of a rule's page, and what should be found in it.
+
+    A line that ends in `# <- FC201` must be the site of that finding; a line
+    with `# todo: FC201` marks a known gap. The word after `python` on the fence
+    says what the block needs: `python` alone is a script that runs,
+    `python source` is text that only the source half can judge,
+    `python needs=peft` runs where peft is installed.
+    """
+
+    rule: str
+    good: bool
+    number: int
+    code: str
+    options: tuple[str, ...]
+
+    @property
+    def expected(self) -> list[tuple[int, str]]:
+        """(line, code) of every finding that must be there."""
+        return _marks(self.code, r"#\s*<-\s*(FC\d{3})")
+
+    @property
+    def gaps(self) -> list[tuple[int, str]]:
+        """(line, code) of every finding that is known to be missed."""
+        return _marks(self.code, r"#\s*todo:\s*(FC\d{3})")
+
+    def __str__(self) -> str:
+        return f"{self.rule}-{'good' if self.good else 'bad'}-{self.number}"
+
+
+def _marks(code: str, pattern: str) -> list[tuple[int, str]]:
+    return [
+        (number, match.group(1))
+        for number, line in enumerate(code.splitlines(), 1)
+        for match in re.finditer(pattern, line)
+    ]
+
+
+class Rule:
+    """Base of every rule; see the module.
+
+    `explains` names rules whose findings about the same subject are only
+    consequences of this one's, and are then left out.
+    """
+
+    code: ClassVar[str]
+    name: ClassVar[str]
+    severity: ClassVar[Severity]
+    explains: ClassVar[tuple[str, ...]] = ()
+
+    def in_timeline(self, timeline: Timeline) -> Iterable[Finding]:
+        """Findings that the order of events alone shows."""
+        return ()
+
+    def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterable[Finding]:
+        """Findings about the objects as they are `now`; `past` is how they came
+        to be so (empty where nothing was recorded)."""
+        return ()
+
+    def finding(
+        self,
+        message: str,
+        *,
+        site: Site | None = None,
+        symbol: str | None = None,
+        notes: Iterable[Note] = (),
+        fix: Fix | str | None = None,
+        severity: Severity | None = None,
+        subject: str = "",
+    ) -> Finding:
+        """A finding of this rule; a bare string as `fix` says what to do."""
+        return Finding(
+            code=self.code,
+            name=self.name,
+            severity=self.severity if severity is None else severity,
+            message=message,
+            site=site,
+            symbol=symbol,
+            notes=tuple(notes),
+            fix=Fix(fix) if isinstance(fix, str) else fix,
+            subject=subject,
+        )
+
+    @classmethod
+    def page(cls) -> str:
+        """The docstring, as Markdown."""
+        return inspect.cleandoc(cls.__doc__ or "")
+
+    @classmethod
+    def summary(cls) -> str:
+        """The first line of the page: what is wrong, in one sentence."""
+        return cls.page().partition("\n")[0]
+
+    @classmethod
+    def sections(cls) -> dict[str, str]:
+        """The page's sections by heading, in order."""
+        parts = re.split(r"^## (.+)$", cls.page(), flags=re.MULTILINE)[1:]
+        return {title.strip(): body.strip() for title, body in zip(parts[::2], parts[1::2])}
+
+    @classmethod
+    def halves(cls) -> str:
+        """Which halves can find it: `L` (snapshot), `R` (recorded run)."""
+        found = "L" if cls.in_snapshot is not Rule.in_snapshot else ""
+        return found + ("R" if cls.in_timeline is not Rule.in_timeline else "")
+
+    @classmethod
+    def examples(cls) -> list[Example]:
+        """The Bad and Good blocks."""
+        sections = cls.sections()
+        return [
+            Example(cls.code, good, number, match.group(2), tuple(match.group(1).split()))
+            for good in (False, True)
+            for number, match in enumerate(
+                re.finditer(
+                    r"^```python([^\n]*)\n(.*?)^```$",
+                    sections.get("Good" if good else "Bad", ""),
+                    flags=re.MULTILINE | re.DOTALL,
+                ),
+                1,
+            )
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The rule's row in `freezecheck rules --output-format json`."""
+        return {
+            "code": self.code,
+            "name": self.name,
+            "severity": str(self.severity),
+            "halves": self.halves(),
+            "summary": self.summary(),
+        }

@@ -1,0 +1,79 @@
+"""What happened, in order: what was frozen, built, wrapped, run and stepped.
+
+A `Timeline` is a list of `Event`s. The source half derives them from the text,
+the runner records them from the real run; both use the same kinds, so a rule
+about the order of things need not know which half it hears.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from freezecheck.finding import Site
+
+FLAG = "flag"  # requires_grad written: names, value True/False
+MODE = "mode"  # train() / eval(): subject is the module, value is training
+OPTIMIZER = "optimizer"  # an optimizer built
+GROUP = "group"  # a parameter group added later
+SCHEDULER = "scheduler"  # a scheduler built
+WRAP = "wrap"  # DDP, DataParallel, FSDP, torch.compile: value is the wrapper
+LOAD = "load"  # load_state_dict of a model or optimizer
+PATTERN = "pattern"  # parameters chosen by a test on their names
+LOSS = "loss"  # a loss function called
+CHECKPOINT = "checkpoint"  # a reentrant checkpoint entered with no input that requires grad
+BACKWARD = "backward"
+STEP = "step"
+FACT = "fact"  # something seen in a framework's own objects; value says what
+
+
+@dataclass(slots=True)
+class Event:
+    """One thing that happened.
+
+    `subject` labels the object (`model`, `optimizer`, a module path), `names`
+    the parameters concerned (model paths), `step` how many optimizer steps had
+    been taken before. `data` holds what only this kind has; see `docs/timeline.md`.
+    """
+
+    kind: str
+    site: Site | None = None
+    subject: str = ""
+    names: tuple[str, ...] = ()
+    value: Any = None
+    step: int = 0
+    data: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Timeline:
+    """The events of a program, in the order in which they happened.
+
+    An empty timeline means that nothing was recorded, as when `inspect` is
+    handed finished objects; rules then speak from the snapshot alone.
+    """
+
+    events: tuple[Event, ...] = ()
+    complete: bool = True  # False: the script ended or crashed before a step
+
+    def of(self, kind: str, subject: str | None = None) -> Iterator[Event]:
+        """Events of one kind, oldest first; of one subject if given."""
+        for event in self.events:
+            if event.kind == kind and (subject is None or event.subject == subject):
+                yield event
+
+    def last(self, kind: str, subject: str | None = None) -> Event | None:
+        """The newest event of that kind (and subject)."""
+        last = None
+        for last in self.of(kind, subject):
+            pass
+        return last
+
+    def flags(self, name: str) -> list[Event]:
+        """Every write of `requires_grad` to one parameter, oldest first."""
+        return [event for event in self.of(FLAG) if name in event.names]
+
+    def order(self, event: Event) -> int:
+        """The position of an event (by identity; -1 if it is not one of ours)."""
+        return next((i for i, other in enumerate(self.events) if other is event), -1)
