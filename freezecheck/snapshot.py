@@ -194,6 +194,7 @@ class Optimizer:
     defaults: dict[str, Any] = field(default_factory=dict)
     stepped: bool = False  # holds state from an earlier step
     closure: bool = False  # its step is driven by a closure
+    idle: bool = False  # in a recorded run: never stepped while another one was
     site: Site | None = None
 
     @property

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from freezecheck.live import oddities, optimizers, values
+from freezecheck.live.seen import Seen
 from freezecheck.live.stages import cut
 from freezecheck.live.traits import qualified, traits
 from freezecheck.live.train_copy import reverting
@@ -29,17 +30,22 @@ def capture(
     scheds: Mapping[str, Any] | None = None,
     *,
     recorded: bool = False,
+    grads: Mapping[int, str] | None = None,
+    modes: Mapping[int, bool] | None = None,
 ) -> Snapshot:
     """The setup as plain data. Keys are the labels that findings will use.
 
-    `models` are root modules, wrapped or not; a module given twice counts once.
+    `models` are root modules, wrapped or not. `grads` (kind of gradient by id of
+    the parameter) and `modes` (train mode by id of the module), where given, are
+    what a run saw earlier, and count instead of what the objects say now.
     """
+    seen = Seen(grads, modes or {})
     now = Snapshot(recorded=recorded, torch=values.torch().__version__)
     known: dict[int, Param] = {}
     trees: list[list[Node]] = []
     for label, module in models.items():
-        trees.append(_capture_model(now, known, label, module))
-    optimizers.capture(now, known, opts, scheds or {})
+        trees.append(_capture_model(now, known, label, module, seen))
+    optimizers.capture(now, known, opts, scheds or {}, seen)
     for index, nodes in enumerate(trees):
         oddities.capture(now, known, index, nodes)
         _weights(now, index, nodes)
@@ -47,7 +53,7 @@ def capture(
 
 
 def _capture_model(
-    now: Snapshot, known: dict[int, Param], label: str, module: Any
+    now: Snapshot, known: dict[int, Param], label: str, module: Any, seen: Seen
 ) -> list[Node]:
     """Add one model, its parameters, norms and dropouts."""
     root, wrappers = unwrap(module)
@@ -59,26 +65,28 @@ def _capture_model(
     for node in reversed(nodes):
         if node.parent is not None:
             node.parent.numel += node.numel
-    model = Model(label, qualified(type(root)), root.training, wrappers=wrappers)
+    model = Model(label, qualified(type(root)), seen.mode(root), wrappers=wrappers)
     model.stages = cut(nodes)
     model.children = tuple(root._modules)
     index = len(now.models)
     now.models.append(model)
     packages = set()
     for node in nodes:
-        _parameters(now, known, index, node)
+        _parameters(now, known, index, node, seen)
         kind = type(node.module)
         packages.add(kind.__module__.partition(".")[0])
         facts = traits(kind)
         if facts.norm:
-            now.norms.append(_norm(node, index, facts.norm))
+            now.norms.append(_norm(node, index, facts.norm, seen))
         elif facts.dropout:
-            now.dropouts.append(_dropout(node, index))
+            now.dropouts.append(_dropout(node, index, seen))
     model.frameworks = tuple(name for name in _FRAMEWORKS if name in packages)
     return nodes
 
 
-def _parameters(now: Snapshot, known: dict[int, Param], model: int, node: Node) -> None:
+def _parameters(
+    now: Snapshot, known: dict[int, Param], model: int, node: Node, seen: Seen
+) -> None:
     parameters = node.module._parameters
     if not parameters:
         return
@@ -101,13 +109,12 @@ def _parameters(now: Snapshot, known: dict[int, Param], model: int, node: Node) 
             model,
             node.stage,
         )
-        if tensor.grad is not None:
-            param.grad = values.gradient(tensor.grad)
+        param.grad = seen.grad(tensor)
         known[id(tensor)] = param
         now.params.append(param)
 
 
-def _norm(node: Node, model: int, kind: str) -> Norm:
+def _norm(node: Node, model: int, kind: str, seen: Seen) -> Norm:
     module = node.module
     affine = [p for p in module._parameters.values() if p is not None]
     buffers = module._buffers
@@ -117,20 +124,20 @@ def _norm(node: Node, model: int, kind: str) -> Norm:
         kind,
         model,
         node.stage,
-        module.training,
+        seen.mode(module),
         any(p.requires_grad for p in affine) if affine else None,
         bool(getattr(module, "track_running_stats", False)),
         buffers.get("running_mean") is not None,
     )
 
 
-def _dropout(node: Node, model: int) -> Dropout:
+def _dropout(node: Node, model: int, seen: Seen) -> Dropout:
     module = node.module
     p = getattr(module, "p", None)
     if p is None:
         p = getattr(module, "drop_prob", None)
     return Dropout(
-        node.path, type(module).__name__, float(p or 0.0), module.training, model, node.stage
+        node.path, type(module).__name__, float(p or 0.0), seen.mode(module), model, node.stage
     )
 
 

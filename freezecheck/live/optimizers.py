@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from freezecheck.live import schedulers, values
+from freezecheck.live.seen import Seen
 from freezecheck.live.traits import qualified
 from freezecheck.snapshot import FOREIGN, Group, Held, Optimizer, Param, Snapshot
 
@@ -47,18 +48,24 @@ def capture(
     known: dict[int, Param],
     opts: Mapping[str, Any],
     scheds: Mapping[str, Any],
+    seen: Seen,
 ) -> None:
     """Add optimizers, their groups and state, and the schedulers that drive them."""
     real = {label: unwrap(optimizer) for label, optimizer in opts.items()}
     for index, (label, optimizer) in enumerate(real.items()):
-        now.optimizers.append(_optimizer(now, known, index, label, optimizer))
+        now.optimizers.append(_optimizer(now, known, index, label, optimizer, seen))
     positions = {id(optimizer): index for index, optimizer in enumerate(real.values())}
     for label, scheduler in scheds.items():
         now.schedulers.extend(schedulers.capture(label, scheduler, positions))
 
 
 def _optimizer(
-    now: Snapshot, known: dict[int, Param], index: int, label: str, optimizer: Any
+    now: Snapshot,
+    known: dict[int, Param],
+    index: int,
+    label: str,
+    optimizer: Any,
+    seen: Seen,
 ) -> Optimizer:
     kind = type(optimizer)
     record = Optimizer(
@@ -69,7 +76,7 @@ def _optimizer(
         stepped=bool(optimizer.state),
     )
     for number, group in enumerate(optimizer.param_groups):
-        record.groups.append(_group(now, known, index, number, record, optimizer, group))
+        record.groups.append(_group(now, known, index, number, record, optimizer, group, seen))
     return record
 
 
@@ -81,6 +88,7 @@ def _group(
     record: Optimizer,
     optimizer: Any,
     group: dict[str, Any],
+    seen: Seen,
 ) -> Group:
     tensors = group["params"]
     result = Group(
@@ -98,7 +106,7 @@ def _group(
         param = known.get(id(tensor))
         if param is None:
             name = f"{record.label}.param_groups[{number}]['params'][{position}]"
-            param = known[id(tensor)] = _foreign(name, tensor)
+            param = known[id(tensor)] = _foreign(name, tensor, seen)
             now.params.append(param)
         if id(tensor) in inside:
             result.duplicates += 1
@@ -116,7 +124,7 @@ def _group(
     return result
 
 
-def _foreign(name: str, tensor: Any) -> Param:
+def _foreign(name: str, tensor: Any, seen: Seen) -> Param:
     param = Param(
         name,
         tensor.shape,
@@ -126,8 +134,7 @@ def _foreign(name: str, tensor: Any) -> Param:
         tensor.requires_grad,
         FOREIGN,
     )
-    if tensor.is_leaf and tensor.grad is not None:
-        param.grad = values.gradient(tensor.grad)
+    param.grad = seen.grad(tensor)
     return param
 
 

@@ -1,9 +1,9 @@
 """A run recorded through torch's own hooks: events in order, and the setup at the first step.
 
-Nothing of the script is changed. Hooks and patches note who froze what, what
-was built from what, which mode was set where, and the user's line for each;
-objects are held weakly, so that what the script drops is gone as without us.
-Names are given at the end, when the tree of the live models is known.
+Nothing of the script is changed. Hooks and patches (`hooks`) note who froze
+what, what was built from what, which mode was set where, and the user's line
+for each. Objects are held weakly, so that what the script drops is gone as it
+would be without us; they get their names when the record is read (`naming`).
 """
 
 from __future__ import annotations
@@ -12,64 +12,74 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
 from freezecheck.finding import Site
 from freezecheck.live import frames, roots, values
-from freezecheck.live.optimizers import unwrap
 from freezecheck.live.patches import Patches
-from freezecheck.live.traits import traits
 from freezecheck.snapshot import Snapshot
-from freezecheck.timeline import Event, Timeline
+from freezecheck.timeline import FLAG, SCHEDULER, STEP, Event, Timeline
 
-_SKIPPED = 8  # steps of one optimizer after which the others are not waited for
+# An optimizer that was replaced may be kept alive by its scheduler and never
+# step again: after so many steps of another one, it is not waited for.
+_PATIENCE = 4
+_SKIPS = 16  # steps that a gradient scaler may skip, one after the other, to find its scale
 
 
 @dataclass(slots=True)
 class Mark:
-    """An event whose objects have no names yet."""
+    """An event whose objects have no names yet; all references are weak."""
 
     event: Event
-    subject: Any = None  # weak reference to a module, optimizer or scheduler
-    params: list[Any] = field(default_factory=list)  # weak references
+    subject: Any = None
+    params: list[Any] = field(default_factory=list)
 
 
 class Recorder:
-    """Records one run. `on_ready` is called once, inside the optimizer step at
-    which every live optimizer has stepped; it decides what happens then."""
+    """Records one run.
+
+    `on_ready(recorder)` is called once, inside the optimizer step at which
+    every live optimizer has stepped; it decides what happens then.
+    `on_optimizer` and `on_backward` are called when the first optimizer is
+    built and when the first backward is done.
+    """
 
     def __init__(self, on_ready: Callable[[Recorder], None]) -> None:
-        self.marks: list[Mark] = []
         self.on_ready = on_ready
-        self.steps: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+        self.on_optimizer: Callable[[], None] | None = None
+        self.on_backward: Callable[[], None] | None = None
+        self.marks: list[Mark] = []
         self.optimizers: list[Any] = []  # weak, in order of construction
-        self.schedulers: list[Any] = []  # weak
-        self.closures: set[int] = set()
-        self.grads: dict[int, str] = {}  # id of a parameter -> gradient at its step
+        self.schedulers: list[Any] = []  # weak, in order of construction
         self.modes: dict[int, bool] = {}  # id of a module -> mode at its last training forward
         self.batch: int | None = None
-        self.backwards = 0
-        self.sources: dict[tuple[str, int], Any] = {}  # where named_parameters was asked for
+        self.models: dict[str, Any] = {}  # label -> weak root, as last captured
+        self.asks: dict[tuple[str, int], Any] = {}  # (file, line) -> weak module: names asked for
+        self._steps: dict[int, int] = {}  # id of an optimizer -> steps taken
+        self._skipped: dict[int, int] = {}  # id of an optimizer -> steps a scaler skipped
+        self._depth: dict[int, int] = {}
+        self._grads: dict[int, str] = {}  # id of a parameter -> gradient at its step
+        self._closures: set[int] = set()
+        self._snapshot: Snapshot | None = None
+        self._captured: list[Any] = []  # weak optimizers, in the order of the snapshot's
         self._ignored: set[int] = set()
         self._patches = Patches()
-        self._depth: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-        self._ready = False
         self._local = threading.local()
-
-    # -- installing ---------------------------------------------------------
+        self._ready = False
 
     def install(self) -> None:
-        """Put the hooks in place; models that exist already are left out of the record."""
+        """Put the hooks in place. Models that exist already are left out of the record."""
         from freezecheck.live import hooks
 
-        self._ignored = {id(m) for m in roots.live_roots()}
+        self._ignored = {id(module) for module in roots.live_roots()}
         hooks.install(self, self._patches)
 
     def uninstall(self) -> None:
         """Take every hook and patch out again."""
         self._patches.undo()
 
-    # -- noting -------------------------------------------------------------
+    # -- what the hooks say ---------------------------------------------------
 
     def note(
         self,
@@ -82,108 +92,138 @@ class Recorder:
         **data: Any,
     ) -> Mark:
         """Add an event at the user's current line."""
-        event = Event(
-            kind, site or frames.site(2), value=value, step=self.total_steps, data=data
-        )
+        event = Event(kind, site or frames.site(2), value=value, step=self.steps, data=data)
         mark = Mark(event, None if subject is None else weakref.ref(subject))
-        if params is not None:
-            mark.params = [weakref.ref(p) for p in params]
+        mark.params = [weakref.ref(p) for p in params or ()]
         self.marks.append(mark)
         return mark
 
     def flag(self, parameter: Any, value: bool) -> None:
-        """`requires_grad` was written. Runs of writes on one line are one event."""
+        """`requires_grad` was written. Writes on one line, one after the other, are one event."""
         site = frames.site(2)
         last = self.marks[-1] if self.marks else None
-        if last and last.event.kind == "flag" and last.event.site == site:
-            if last.event.value == value:
-                last.params.append(weakref.ref(parameter))
-                return
-        self.note("flag", site=site, params=[parameter], value=value)
+        if last and last.event.kind == FLAG and (last.event.site, last.event.value) == (site, value):
+            last.params.append(weakref.ref(parameter))
+        else:
+            self.note(FLAG, site=site, params=[parameter], value=value)
 
-    @property
-    def total_steps(self) -> int:
-        """Steps taken by all optimizers so far."""
-        return sum(self.steps.values())
+    def built(self, mark: Mark) -> None:
+        """An optimizer was built."""
+        self.optimizers.append(mark.subject)
+        if self.on_optimizer is not None and len(self.optimizers) == 1:
+            self.on_optimizer()
+
+    def scheduled(self, scheduler: Any, before: Any, after: Any) -> None:
+        """A scheduler was built; `before` and `after` are the groups' rates around that."""
+        self.schedulers.append(weakref.ref(scheduler))
+        kind = type(scheduler).__name__
+        self.note(SCHEDULER, scheduler, value=kind, before=before, after=after)
+
+    def asked(self, module: Any, frame: FrameType) -> None:
+        """Named parameters or modules were asked for from `frame`."""
+        if frames.is_users(frame.f_code.co_filename):
+            self.asks.setdefault((frame.f_code.co_filename, frame.f_lineno), weakref.ref(module))
+
+    def backward(self) -> None:
+        """A backward is done."""
+        if self.on_backward is not None:
+            callback, self.on_backward = self.on_backward, None
+            callback()
 
     def nested(self, key: str) -> Nesting:
-        """A counter that tells the outermost of nested calls on this thread."""
+        """`with recorder.nested("train") as outermost:` on this thread."""
         return Nesting(self._local, key)
 
-    # -- stepping -----------------------------------------------------------
+    # -- stepping -------------------------------------------------------------
+
+    @property
+    def steps(self) -> int:
+        """Steps taken by all optimizers so far."""
+        return sum(self._steps.values())
 
     def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        """Global pre-hook of every optimizer's step."""
-        depth = self._depth.get(optimizer, 0)
-        self._depth[optimizer] = depth + 1
-        if depth or self._ready:
+        """Global pre-hook of every optimizer's step. `args` begin with the optimizer."""
+        depth = self._depth.get(id(optimizer), 0)
+        self._depth[id(optimizer)] = depth + 1
+        if depth or self._ready or id(optimizer) in self._steps:
             return
-        closure = next((a for a in (*args, *kwargs.values()) if callable(a)), None)
-        if closure is not None:
-            self.closures.add(id(optimizer))
-        elif self.steps.get(optimizer, 0) == 0:
+        if any(callable(a) for a in (*args[1:], *kwargs.values())):
+            self._closures.add(id(optimizer))  # its gradients come inside the step
+        else:
             self._look(optimizer)
 
     def after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
-        """Global post-hook; the last first step makes the record ready."""
-        depth = self._depth.get(optimizer, 1) - 1
-        self._depth[optimizer] = depth
+        """Global post-hook; a subclass that calls `super().step()` is counted once."""
+        depth = self._depth.get(id(optimizer), 1) - 1
+        self._depth[id(optimizer)] = depth
         if depth or self._ready:
             return
-        if id(optimizer) in self.closures and self.steps.get(optimizer, 0) == 0:
+        if id(optimizer) in self._closures and id(optimizer) not in self._steps:
             self._look(optimizer)
-        self.steps[optimizer] = self.steps.get(optimizer, 0) + 1
-        self.note("step", optimizer, value=self.steps[optimizer])
-        if self._all_stepped():
-            self._ready = True
-            self.on_ready(self)
+        self._steps[id(optimizer)] = self._steps.get(id(optimizer), 0) + 1
+        self.note(STEP, optimizer, value=self._steps[id(optimizer)])
+        waiting = [o for o in alive(self.optimizers) if id(o) not in self._steps]
+        if not waiting or max(self._steps.values()) >= _PATIENCE:
+            self._finish()
+
+    def scaled(self, optimizer: Any) -> None:
+        """A gradient scaler was asked for a step. It skips some while it looks for its
+        scale; one that never stops skipping must not be waited for."""
+        if self._ready or id(optimizer) in self._steps:
+            return
+        self._skipped[id(optimizer)] = self._skipped.get(id(optimizer), 0) + 1
+        if self._skipped[id(optimizer)] >= _SKIPS:
+            self._look(optimizer)
+            self._finish()
+
+    def _finish(self) -> None:
+        self._ready = True
+        self.on_ready(self)
 
     def _look(self, optimizer: Any) -> None:
-        """Keep what is true only now: the gradients that this step uses."""
-        for group in unwrap(optimizer).param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self.grads[id(p)] = values.gradient(p.grad)
-        for root in self._live_roots():
-            for p in root.parameters():
-                if p.grad is not None and id(p) not in self.grads:
-                    self.grads[id(p)] = values.gradient(p.grad)
-        self._before = self._capture()
+        """Keep what is true at this step only, above all its gradients."""
+        live = roots.live_roots(self._ignored)
+        tensors = [p for group in optimizer.param_groups for p in group["params"]]
+        tensors += [p for root in live for p in root.parameters()]
+        for p in tensors:
+            if p.grad is not None and id(p) not in self._grads:
+                self._grads[id(p)] = values.gradient(p.grad)
+        self._captured = [weakref.ref(o) for o in alive(self.optimizers)]
+        self._snapshot = self._capture(live)
 
-    def _all_stepped(self) -> bool:
-        alive = self._alive(self.optimizers)
-        if any(steps >= _SKIPPED for steps in self.steps.values()):
-            return True
-        # An optimizer that was replaced may be kept alive by its scheduler; one
-        # that has been stepped four times is not waiting for the others.
-        return all(self.steps.get(o, 0) for o in alive) or any(
-            steps >= 4 for steps in self.steps.values()
-        )
+    def _capture(self, live: list[Any]) -> Snapshot:
+        from freezecheck.live.naming import capture_run
 
-    # -- results ------------------------------------------------------------
+        return capture_run(self, live, self._grads)
+
+    # -- results --------------------------------------------------------------
 
     def snapshot(self) -> Snapshot | None:
-        """The setup as it was just before the step; None if no step was seen."""
-        return getattr(self, "_before", None)
+        """The setup just before the step (after it, for steps that take a closure).
+
+        Before any step, the setup as it is now; None if there is no optimizer yet.
+        """
+        now = self._snapshot
+        if now is None and alive(self.optimizers):
+            return self._capture(roots.live_roots(self._ignored))
+        if now is not None and self._ready:
+            for record, reference in zip(now.optimizers, self._captured):
+                record.idle = (o := reference()) is None or id(o) not in self._steps
+        return now
+
+    def driven_by_closure(self, optimizer: Any) -> bool:
+        """Its step was given a closure."""
+        return id(optimizer) in self._closures
 
     def timeline(self) -> Timeline:
-        """The events so far, with names."""
-        from freezecheck.live.naming import name_events
+        """The events so far, with the names that their objects have now."""
+        from freezecheck.live.naming import timeline
 
-        return name_events(self)
-
-    def _alive(self, references: list[Any]) -> list[Any]:
-        return [o for r in references if (o := r()) is not None]
-
-    def _live_roots(self) -> list[Any]:
-        return roots.live_roots(self._ignored)
-
-    def _capture(self) -> Snapshot:
-        raise NotImplementedError
+        return timeline(self, roots.live_roots(self._ignored))
 
 
 class Nesting:
-    """`with recorder.nested("train") as outermost:`"""
+    """Tells the outermost of nested calls on one thread."""
 
     def __init__(self, local: threading.local, key: str) -> None:
         self._local = local
@@ -196,3 +236,8 @@ class Nesting:
 
     def __exit__(self, *exc: object) -> None:
         setattr(self._local, self._key, getattr(self._local, self._key) - 1)
+
+
+def alive(references: list[Any]) -> list[Any]:
+    """The objects that weak references still find."""
+    return [item for reference in references if (item := reference()) is not None]

@@ -1,0 +1,307 @@
+"""The hooks and patches through which a `Recorder` hears what a script does.
+
+Each is a few lines around one function of torch; what they cost was measured
+one by one, and dearer ways (function and dispatch modes) were left out.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from freezecheck.live import values
+from freezecheck.live.patches import Patches
+from freezecheck.live.record import Recorder
+from freezecheck.live.traits import traits
+from freezecheck.timeline import (
+    BACKWARD,
+    CHECKPOINT,
+    GROUP,
+    LOAD,
+    LOSS,
+    MODE,
+    OPTIMIZER,
+    SCHEDULER,
+    WRAP,
+)
+
+_LOSSES = (
+    "cross_entropy",
+    "nll_loss",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "mse_loss",
+)
+_SCHEDULERS = (
+    "LRScheduler",
+    "OneCycleLR",
+    "CyclicLR",
+    "ReduceLROnPlateau",
+    "SequentialLR",
+    "ChainedScheduler",
+)
+
+
+def install(recorder: Recorder, patches: Patches) -> None:
+    """Put every hook in place; `patches.undo()` takes them out."""
+    torch = values.torch()
+    _steps(recorder, patches, torch)
+    _optimizers(recorder, patches, torch)
+    _schedulers(recorder, patches, torch)
+    _flags(recorder, patches, torch)
+    _modes(recorder, patches, torch)
+    _loads(recorder, patches, torch)
+    _backward(recorder, patches, torch)
+    _losses(recorder, patches, torch)
+    _wrappers(recorder, patches, torch)
+    _checkpoints(recorder, patches)
+    _name_tests(recorder, patches, torch)
+
+
+def _steps(recorder: Recorder, patches: Patches, torch: Any) -> None:
+    from torch.optim.optimizer import (
+        register_optimizer_step_post_hook,
+        register_optimizer_step_pre_hook,
+    )
+
+    patches.later(register_optimizer_step_pre_hook(recorder.before_step).remove)
+    patches.later(register_optimizer_step_post_hook(recorder.after_step).remove)
+    scaler = torch.amp.GradScaler
+
+    def step(original: Any, self: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, optimizer, *args, **kwargs)
+        recorder.scaled(optimizer)
+        return result
+
+    patches.around(scaler, "step", step)
+
+
+def _optimizers(recorder: Recorder, patches: Patches, torch: Any) -> None:
+    base = torch.optim.Optimizer
+
+    def init(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
+        with recorder.nested("optimizer"):
+            original(self, *args, **kwargs)
+        params = [p for group in self.param_groups for p in group["params"]]
+        recorder.built(recorder.note(OPTIMIZER, self, params=params, value=type(self).__name__))
+
+    def add_group(original: Any, self: Any, param_group: dict[str, Any]) -> None:
+        given = list(param_group)
+        original(self, param_group)
+        with recorder.nested("optimizer") as outermost:
+            if outermost and self.param_groups:
+                group = self.param_groups[-1]
+                recorder.note(
+                    GROUP,
+                    self,
+                    params=list(group["params"]),
+                    index=len(self.param_groups) - 1,
+                    lr=values.number(group.get("lr", 0.0)),
+                    given=given,
+                )
+
+    patches.around(base, "__init__", init)
+    patches.around(base, "add_param_group", add_group)
+
+
+def _schedulers(recorder: Recorder, patches: Patches, torch: Any) -> None:
+    home = torch.optim.lr_scheduler
+
+    def init(original: Any, self: Any, optimizer: Any = None, *args: Any, **kwargs: Any) -> None:
+        with recorder.nested("scheduler") as outermost:
+            before = _rates(optimizer) if outermost else None
+            original(self, optimizer, *args, **kwargs)
+        if before is not None:
+            recorder.scheduled(self, before, _rates(optimizer))
+
+    for name in _SCHEDULERS:
+        kind = getattr(home, name)
+        if "__init__" in vars(kind):
+            patches.around(kind, "__init__", init)
+
+
+def _rates(optimizer: Any) -> list[dict[str, float | None]] | None:
+    """lr and initial_lr of each group; None if this is no optimizer (a chained scheduler's list)."""
+    groups = getattr(optimizer, "param_groups", None)
+    if groups is None:
+        return None
+    return [
+        {
+            key: values.number(group[key]) if key in group else None
+            for key in ("lr", "initial_lr", "weight_decay")
+        }
+        for group in groups
+    ]
+
+
+def _flags(recorder: Recorder, patches: Patches, torch: Any) -> None:
+    """Who froze what, where: a property on `nn.Parameter`, never on `Tensor`."""
+    kind = torch.nn.Parameter
+    plain = torch.Tensor.requires_grad
+    method = torch.Tensor.requires_grad_
+
+    def write(self: Any, value: bool) -> None:
+        plain.__set__(self, value)
+        recorder.flag(self, bool(value))
+
+    def requires_grad_(self: Any, requires_grad: bool = True) -> Any:
+        result = method(self, requires_grad)
+        recorder.flag(self, bool(requires_grad))
+        return result
+
+    patches.put(kind, "requires_grad", property(plain.__get__, write))
+    patches.put(kind, "requires_grad_", requires_grad_)
+
+
+def _modes(recorder: Recorder, patches: Patches, torch: Any) -> None:
+    module = torch.nn.Module
+
+    def train(original: Any, self: Any, mode: bool = True) -> Any:
+        with recorder.nested("train") as outermost:
+            if outermost:
+                recorder.note(MODE, self, value=bool(mode))
+            return original(self, mode)
+
+    patches.around(module, "train", train)
+
+    def seen(instance: Any, args: tuple[Any, ...]) -> None:
+        if torch.is_grad_enabled():
+            recorder.modes[id(instance)] = instance.training
+            if args and traits(type(instance)).norm == "batch":
+                recorder.batch = args[0].shape[0] if hasattr(args[0], "shape") else None
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(seen)
+    patches.later(handle.remove)
+
+
+def _loads(recorder: Recorder, patches: Patches, torch: Any) -> None:
+    def load_model(original: Any, self: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, state, *args, **kwargs)
+        recorder.note(
+            LOAD,
+            self,
+            value="model",
+            given=len(state),
+            missing=len(getattr(result, "missing_keys", ())),
+            unexpected=len(getattr(result, "unexpected_keys", ())),
+        )
+        return result
+
+    def load_optimizer(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = _rates(self)
+        result = original(self, *args, **kwargs)
+        recorder.note(LOAD, self, value="optimizer", before=before, after=_rates(self))
+        return result
+
+    patches.around(torch.nn.Module, "load_state_dict", load_model)
+    patches.around(torch.optim.Optimizer, "load_state_dict", load_optimizer)
+
+
+def _backward(recorder: Recorder, patches: Patches, torch: Any) -> None:
+    import torch.autograd.graph
+
+    def run(original: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        recorder.backward()
+        return result
+
+    for home in (torch.autograd, torch.autograd.graph):
+        if hasattr(home, "_engine_run_backward"):
+            patches.around(home, "_engine_run_backward", run)
+
+
+def _losses(recorder: Recorder, patches: Patches, torch: Any) -> None:
+    """The first call of each loss function under grad is looked at, then never again."""
+    functional = torch.nn.functional
+    originals = {name: getattr(functional, name) for name in _LOSSES}
+    waiting = dict(originals)
+
+    def listen(name: str) -> None:
+        def called(original: Any, *args: Any, **kwargs: Any) -> Any:
+            scores = args[0] if args else kwargs.get("input")
+            if name in waiting and torch.is_grad_enabled() and isinstance(scores, torch.Tensor):
+                del waiting[name]
+                recorder.note(LOSS, value=name, **_looks(scores, torch))
+            return original(*args, **kwargs)
+
+        patches.around(functional, name, called)
+
+    for name in _LOSSES:
+        listen(name)
+
+    # TorchScript knows the loss functions by identity and must meet its own.
+    def script(original: Any, *args: Any, **kwargs: Any) -> Any:
+        ours = {name: getattr(functional, name) for name in _LOSSES}
+        for name, function in originals.items():
+            setattr(functional, name, function)
+        try:
+            return original(*args, **kwargs)
+        finally:
+            for name, function in ours.items():
+                setattr(functional, name, function)
+
+    patches.around(torch.jit, "script", script)
+
+
+def _looks(scores: Any, torch: Any) -> dict[str, Any]:
+    """What a loss function was given: raw scores, probabilities or their logarithms.
+
+    `looks` is "probabilities" where every row is non-negative and sums to 1,
+    "log-probabilities" where its exponentials do, "unit" where all entries lie
+    in [0, 1], else "scores". Rows run along dimension 1 (the only one if 1-D).
+    """
+    facts: dict[str, Any] = {"shape": tuple(scores.shape), "looks": "scores"}
+    real = values.readable(scores)
+    if real is None or not real.is_floating_point() or real.numel() == 0:
+        return {**facts, "looks": None}
+    real = real.float()
+    rows = 1 if real.dim() > 1 else 0
+    several = real.shape[rows] > 1
+
+    def one(sums: Any) -> bool:
+        return bool(((sums - 1).abs() < 1e-3).all())
+
+    if bool((real >= 0).all()) and bool((real <= 1).all()):
+        facts["looks"] = "probabilities" if several and one(real.sum(rows)) else "unit"
+    elif bool((real <= 0).all()) and several and one(real.exp().sum(rows)):
+        facts["looks"] = "log-probabilities"
+    return facts
+
+
+def _wrappers(recorder: Recorder, patches: Patches, torch: Any) -> None:
+    def init(original: Any, self: Any, module: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, module, *args, **kwargs)
+        recorder.note(WRAP, module, value=type(self).__name__)
+
+    for kind in (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel):
+        patches.around(kind, "__init__", init)
+
+
+def _checkpoints(recorder: Recorder, patches: Patches) -> None:
+    """Reentrant checkpoints that no gradient can pass."""
+    import torch.utils.checkpoint as home
+
+    torch = values.torch()
+
+    def enter(original: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
+        # torch's own default is True, with a warning, where nothing is given.
+        if kwargs.get("use_reentrant") is not False and torch.is_grad_enabled():
+            tensors = [a for a in args if isinstance(a, torch.Tensor)]
+            if tensors and not any(t.requires_grad for t in tensors):
+                owner = getattr(function, "__self__", function)
+                subject = owner if isinstance(owner, torch.nn.Module) else None
+                recorder.note(CHECKPOINT, subject)
+        return original(function, *args, **kwargs)
+
+    patches.around(home, "checkpoint", enter)
+
+
+def _name_tests(recorder: Recorder, patches: Patches, torch: Any) -> None:
+    """Where parameters are chosen by their names; the tests are read from the source later."""
+
+    def ask(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+        recorder.asked(self, sys._getframe(2))
+        return original(self, *args, **kwargs)
+
+    for name in ("named_parameters", "named_modules"):
+        patches.around(torch.nn.Module, name, ask)

@@ -1,0 +1,159 @@
+"""Names for what a run recorded: which models it trains, and what everything is called.
+
+Of all modules alive, a run is about those that an optimizer holds parameters
+of, or that received a gradient. EMA copies and teachers are neither, and are
+left out.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from freezecheck.finding import Site
+from freezecheck.live import roots
+from freezecheck.live.capture import capture
+from freezecheck.live.tree import unwrap, walk
+from freezecheck.snapshot import Snapshot
+from freezecheck.timeline import FACT, GROUP, MODE, OPTIMIZER, PATTERN, SCHEDULER, Event, Timeline
+
+if TYPE_CHECKING:
+    from freezecheck.live.record import Mark, Recorder
+
+
+def capture_run(recorder: Recorder, live: list[Any], grads: Mapping[int, str]) -> Snapshot:
+    """The setup of a run, with the lines where its parts were made."""
+    from freezecheck.live.record import alive
+
+    optimizers = alive(recorder.optimizers)
+    schedulers = _outermost(alive(recorder.schedulers))
+    held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
+    concerned = [
+        root
+        for root in live
+        if any(id(p) in held or id(p) in grads for p in root.parameters())
+    ]
+    models = roots.names(concerned, "model")
+    named_optimizers = roots.names(optimizers, "optimizer")
+    named_schedulers = roots.names(schedulers, "scheduler")
+    now = capture(
+        models, named_optimizers, named_schedulers, recorded=True, grads=grads, modes=recorder.modes
+    )
+    now.batch = recorder.batch
+    for record, optimizer in zip(now.optimizers, optimizers):
+        record.closure = recorder.driven_by_closure(optimizer)
+    recorder.models = {label: weakref.ref(root) for label, root in models.items()}
+    _place(now, recorder.marks, optimizers, schedulers)
+    _place_modes(now, recorder.marks, list(models.values()))
+    return now
+
+
+def _outermost(schedulers: list[Any]) -> list[Any]:
+    """Schedulers that are not a part of another one."""
+    parts = {id(part) for s in schedulers for part in getattr(s, "_schedulers", ())}
+    return [s for s in schedulers if id(s) not in parts]
+
+
+def _place(
+    now: Snapshot, marks: list[Mark], optimizers: list[Any], schedulers: list[Any]
+) -> None:
+    """Where optimizers, groups and schedulers were made."""
+    by_id = {id(o): record for o, record in zip(optimizers, now.optimizers)}
+    by_id_too = {id(s): record for s, record in zip(schedulers, now.schedulers)}
+    for mark in marks:
+        subject = None if mark.subject is None else mark.subject()
+        event = mark.event
+        if event.kind == OPTIMIZER and id(subject) in by_id:
+            by_id[id(subject)].site = event.site
+        elif event.kind == GROUP and id(subject) in by_id:
+            groups = by_id[id(subject)].groups
+            if event.data["index"] < len(groups):
+                groups[event.data["index"]].site = event.site
+        elif event.kind == SCHEDULER and id(subject) in by_id_too:
+            by_id_too[id(subject)].site = event.site
+
+
+def _place_modes(now: Snapshot, marks: list[Mark], models: list[Any]) -> None:
+    """The last line that set each norm layer's mode."""
+    modules: dict[int, list[Site | None]] = {}
+    for mark in marks:
+        if mark.event.kind == MODE and (subject := mark.subject()) is not None:
+            for below in subject.modules():
+                modules[id(below)] = [mark.event.site]
+    if not modules:
+        return
+    trees = [{node.path: node.module for node in walk(unwrap(m)[0])} for m in models]
+    for norm in now.norms:
+        (norm.site,) = modules.get(id(trees[norm.model].get(norm.path)), [None])
+
+
+def timeline(recorder: Recorder, live: list[Any]) -> Timeline:
+    """The recorded events that concern the run's models, with names."""
+    from freezecheck.live import facts, patterns
+
+    models = {label: root for label, ref in recorder.models.items() if (root := ref()) is not None}
+    if not recorder.models:
+        models = roots.names(live, "model")
+    names = Names(models, recorder)
+    events = [event for mark in recorder.marks if (event := names.event(mark)) is not None]
+    for site, test in patterns.find(recorder.asks):
+        root = names.root_of(test.module)
+        if root is not None:
+            events.append(Event(PATTERN, site, *patterns.outcome(test, root)))
+    events.extend(Event(FACT, value=value, data=data) for value, data in facts.gather())
+    return Timeline(tuple(events))
+
+
+class Names:
+    """What the live objects are called."""
+
+    def __init__(self, models: Mapping[str, Any], recorder: Recorder) -> None:
+        from freezecheck.live.record import alive
+
+        self.modules: dict[int, tuple[str, str]] = {}  # id -> label, path
+        self.params: dict[int, str] = {}
+        several = len(models) > 1
+        for label, root in models.items():
+            inner, _ = unwrap(root)
+            self.modules[id(root)] = (label, "")
+            for node in walk(inner):
+                self.modules.setdefault(id(node.module), (label, node.path))
+                prefix = f"{label}." if several else ""
+                for name, param in node.module._parameters.items():
+                    if param is not None:
+                        self.params.setdefault(id(param), prefix + node.join(name))
+        self._several = several
+        optimizers = alive(recorder.optimizers)
+        schedulers = alive(recorder.schedulers)
+        self.others = {
+            id(item): label
+            for fallback, items in (("optimizer", optimizers), ("scheduler", schedulers))
+            for label, item in roots.names(items, fallback).items()
+        }
+
+    def event(self, mark: Mark) -> Event | None:
+        """The event with its names; None if all that it was about is gone or left out."""
+        event = mark.event
+        subject = None if mark.subject is None else mark.subject()
+        if mark.subject is not None:
+            if subject is None:
+                return None
+            if id(subject) in self.modules:
+                label, path = self.modules[id(subject)]
+                event.subject = f"{label}.{path}".rstrip(".") if self._several else path
+            elif id(subject) in self.others:
+                event.subject = self.others[id(subject)]
+            else:
+                return None
+        if mark.params:
+            found = (self.params.get(id(p)) for ref in mark.params if (p := ref()) is not None)
+            event.names = tuple(dict.fromkeys(name for name in found if name))
+            if not event.names and mark.subject is None:
+                return None
+        return event
+
+    def root_of(self, reference: Any) -> Any | None:
+        """A weakly held module, if it belongs to the run's models."""
+        module = reference()
+        return module if module is not None and id(module) in self.modules else None

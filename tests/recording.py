@@ -1,0 +1,67 @@
+"""Running a script in this process, recorded, to its first optimizer step."""
+
+from __future__ import annotations
+
+import gc
+import linecache
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from freezecheck import catalogue
+from freezecheck.check import check
+from freezecheck.finding import Finding
+from freezecheck.live import frames
+from freezecheck.live.record import Recorder
+from freezecheck.snapshot import Snapshot
+from freezecheck.timeline import Timeline
+
+
+class Stop(BaseException):
+    """Ends the script where the runner would park it."""
+
+
+@dataclass
+class Recording:
+    snapshot: Snapshot | None
+    timeline: Timeline
+    namespace: dict[str, Any]
+    reached_step: bool
+
+    def findings(self, select: Any = None) -> list[Finding]:
+        rules = catalogue.select(select)
+        snapshots = [self.snapshot] if self.snapshot else []
+        return check(rules, timeline=self.timeline, snapshots=snapshots)
+
+
+def record(code: str, filename: str = "example.py") -> Recording:
+    """The record of `code` as a script called `filename`, seeded.
+
+    Sites name lines of `filename`, whose text `linecache` gives as for a real file.
+    """
+    gc.collect()
+    linecache.cache[filename] = (len(code), None, code.splitlines(True), filename)
+    frames.is_users.cache_clear()
+    frames.shown.cache_clear()
+    random.seed(0)
+    torch.manual_seed(0)
+    namespace: dict[str, Any] = {"__name__": "__main__", "__file__": filename}
+    outcome: list[Recording] = []
+
+    def ready(recorder: Recorder) -> None:
+        outcome.append(Recording(recorder.snapshot(), recorder.timeline(), namespace, True))
+        raise Stop
+
+    recorder = Recorder(ready)
+    recorder.install()
+    try:
+        exec(compile(code, filename, "exec"), namespace)
+    except Stop:
+        pass
+    finally:
+        recorder.uninstall()
+    if not outcome:
+        outcome.append(Recording(recorder.snapshot(), recorder.timeline(), namespace, False))
+    return outcome[0]

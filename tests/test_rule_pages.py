@@ -1,0 +1,54 @@
+"""Every rule page is complete, and its Bad and Good examples are true."""
+
+from __future__ import annotations
+
+import importlib.util
+import pkgutil
+
+import pytest
+from recording import record
+
+from freezecheck import catalogue, rules
+from freezecheck.rule import SECTIONS, Example, Rule
+
+RULES = catalogue.load()
+EXAMPLES = [example for rule in RULES for example in rule.examples()]
+
+
+def test_every_rule_file_is_in_the_catalogue():
+    assert [m.name for m in pkgutil.iter_modules(rules.__path__)] == sorted(catalogue.MODULES)
+
+
+def test_codes_and_names_are_unique():
+    assert len({r.code for r in RULES}) == len({r.name for r in RULES}) == len(RULES)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda r: r.code)
+def test_page_is_complete(rule: Rule):
+    assert tuple(rule.sections()) == SECTIONS
+    assert all(rule.sections().values())
+    assert rule.summary().endswith(".")
+    kinds = {example.good for example in rule.examples()}
+    assert kinds == {True, False}, "a page needs a Bad and a Good example"
+    assert all(e.expected or e.gaps for e in rule.examples() if not e.good)
+    module = f"{rule.code.lower()}_{rule.name.replace('-', '_')}"
+    assert type(rule).__module__.endswith(module)
+    known = {r.code for r in RULES}
+    assert set(rule.explains) <= known - {rule.code}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+def test_example(example: Example):
+    """Bad fires on exactly the marked lines, with no other rule; Good is silent."""
+    options = dict(o.partition("=")[::2] for o in example.options)
+    if "source" in options:
+        pytest.skip("for the source half")
+    needs = options.get("needs")
+    if needs and importlib.util.find_spec(needs) is None:
+        pytest.skip(f"{needs} is not installed")
+    filename = f"{example}.py"
+    findings = record(example.code, filename).findings()
+    found = sorted((f.site.line if f.site else 0, f.code) for f in findings)
+    assert found == sorted(example.expected), [str(f.message) for f in findings]
+    assert not set(found) & set(example.gaps), "a known gap is closed: unmark it"
+    assert all(f.site is None or f.site.path == filename for f in findings)
