@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from weights import offline_weights
 
 from freezecheck import catalogue
 from freezecheck.check import check
@@ -57,7 +58,8 @@ def record(code: str, filename: str = "example.py") -> Recording:
     recorder = Recorder(ready)
     recorder.install()
     try:
-        exec(compile(code, filename, "exec"), namespace)
+        with offline_weights():
+            exec(compile(code, filename, "exec"), namespace)
     except Stop:
         pass
     finally:

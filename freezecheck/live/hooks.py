@@ -14,7 +14,6 @@ from freezecheck.live.patches import Patches
 from freezecheck.live.record import Recorder
 from freezecheck.live.traits import traits
 from freezecheck.timeline import (
-    BACKWARD,
     CHECKPOINT,
     GROUP,
     LOAD,

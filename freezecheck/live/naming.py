@@ -44,6 +44,8 @@ def capture_run(recorder: Recorder, live: list[Any], grads: Mapping[int, str]) -
     for record, optimizer in zip(now.optimizers, optimizers):
         record.closure = recorder.driven_by_closure(optimizer)
     recorder.models = {label: weakref.ref(root) for label, root in models.items()}
+    for labels in (named_optimizers, named_schedulers):
+        recorder.labels.update((id(item), label) for label, item in labels.items())
     _place(now, recorder.marks, optimizers, schedulers)
     _place_modes(now, recorder.marks, list(models.values()))
     return now
@@ -109,8 +111,6 @@ class Names:
     """What the live objects are called."""
 
     def __init__(self, models: Mapping[str, Any], recorder: Recorder) -> None:
-        from freezecheck.live.record import alive
-
         self.modules: dict[int, tuple[str, str]] = {}  # id -> label, path
         self.params: dict[int, str] = {}
         several = len(models) > 1
@@ -124,13 +124,7 @@ class Names:
                     if param is not None:
                         self.params.setdefault(id(param), prefix + node.join(name))
         self._several = several
-        optimizers = alive(recorder.optimizers)
-        schedulers = alive(recorder.schedulers)
-        self.others = {
-            id(item): label
-            for fallback, items in (("optimizer", optimizers), ("scheduler", schedulers))
-            for label, item in roots.names(items, fallback).items()
-        }
+        self.others = recorder.labels
 
     def event(self, mark: Mark) -> Event | None:
         """The event with its names; None if all that it was about is gone or left out."""

@@ -19,7 +19,7 @@ from freezecheck.finding import Site
 from freezecheck.live import frames, roots, values
 from freezecheck.live.patches import Patches
 from freezecheck.snapshot import Snapshot
-from freezecheck.timeline import FLAG, SCHEDULER, STEP, Event, Timeline
+from freezecheck.timeline import BACKWARD, FLAG, SCHEDULER, STEP, Event, Timeline
 
 # An optimizer that was replaced may be kept alive by its scheduler and never
 # step again: after so many steps of another one, it is not waited for.
@@ -55,6 +55,7 @@ class Recorder:
         self.modes: dict[int, bool] = {}  # id of a module -> mode at its last training forward
         self.batch: int | None = None
         self.models: dict[str, Any] = {}  # label -> weak root, as last captured
+        self.labels: dict[int, str] = {}  # id of an optimizer or scheduler -> what it is called
         self.asks: dict[tuple[str, int], Any] = {}  # (file, line) -> weak module: names asked for
         self._steps: dict[int, int] = {}  # id of an optimizer -> steps taken
         self._skipped: dict[int, int] = {}  # id of an optimizer -> steps a scaler skipped
@@ -67,6 +68,7 @@ class Recorder:
         self._patches = Patches()
         self._local = threading.local()
         self._ready = False
+        self._backward_seen = False
 
     def install(self) -> None:
         """Put the hooks in place. Models that exist already are left out of the record."""
@@ -125,7 +127,10 @@ class Recorder:
             self.asks.setdefault((frame.f_code.co_filename, frame.f_lineno), weakref.ref(module))
 
     def backward(self) -> None:
-        """A backward is done."""
+        """A backward is done; the first one is noted."""
+        if not self._backward_seen:
+            self._backward_seen = True
+            self.note(BACKWARD)
         if self.on_backward is not None:
             callback, self.on_backward = self.on_backward, None
             callback()
