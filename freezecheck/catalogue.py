@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache
 
 from freezecheck.rule import Rule
 
@@ -61,7 +61,7 @@ MODULES = (
 )
 
 
-@lru_cache(maxsize=None)
+@cache
 def load() -> tuple[Rule, ...]:
     """Every rule, in the order of codes."""
     return tuple(_load(name) for name in MODULES)
@@ -72,7 +72,9 @@ def _load(name: str) -> Rule:
     (kind,) = (
         value
         for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Rule) and value.__module__ == module.__name__
+        if isinstance(value, type)
+        and issubclass(value, Rule)
+        and value.__module__ == module.__name__
     )
     return kind()
 

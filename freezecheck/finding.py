@@ -163,9 +163,7 @@ def _fix_to_dict(fix: Fix) -> dict[str, Any]:
 
 def _fix_from_dict(data: dict[str, Any]) -> Fix:
     edits = tuple(
-        Edit(
-            Site(e["path"], e["line"], e["column"], e["end_line"], e["end_column"]), e["content"]
-        )
+        Edit(Site(e["path"], e["line"], e["column"], e["end_line"], e["end_column"]), e["content"])
         for e in data["edits"]
     )
     return Fix(data["message"], edits, data["safe"])

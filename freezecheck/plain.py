@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
-from functools import lru_cache
+from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ def decode(kind: type[T], data: Any) -> T:
     return _decode(kind, data)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _fields(kind: type) -> list[tuple[str, Any]]:
     """The encoded fields of a record and their defaults."""
     return [
@@ -54,7 +54,7 @@ def _fields(kind: type) -> list[tuple[str, Any]]:
     ]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _hints(kind: type) -> dict[str, Any]:
     return get_type_hints(kind)
 

@@ -7,6 +7,7 @@ it and never see a tensor. Every record is read-only once captured. Indices
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,7 +34,12 @@ class Held:
 
 @dataclass(slots=True)
 class Param:
-    """One parameter tensor, under the first path by which its model reaches it."""
+    """One parameter tensor, under the first path by which its model reaches it.
+
+    `called` tells how its module ran before the step: "never", "no_grad" (only
+    with gradients switched off), "before" every module that got a gradient, or
+    "beside" them.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -45,6 +51,8 @@ class Param:
     stage: int = -1  # index into Model.stages; -1 for foreign
     grad: str | None = None  # None, "zero", "nonzero", "sparse", "unknown"
     zero: bool = False  # every value is 0 (looked at only where it decides a forecast)
+    finite: bool = True  # the gradient has no NaN and no inf (looked at only at rate 0)
+    called: str | None = None  # of a trainable, held one without gradient, in a run
     held: tuple[Held, ...] = ()
     aliases: tuple[str, ...] = ()  # further paths of the same tensor (tied)
 
@@ -108,7 +116,9 @@ class Stray:
     value: Any
     on: str  # "module" or "parameter"
     model: int
-    believed: bool | None = None  # the flag the attribute claims, where it contradicts the real flags
+    believed: bool | None = (
+        None  # the flag the attribute claims, where it contradicts the real flags
+    )
 
 
 @dataclass(slots=True)
@@ -124,6 +134,7 @@ class Unregistered:
     grad: bool  # one of its parameters has a gradient
     held: bool  # one of its parameters is in an optimizer
     model: int
+    site: Site | None = None  # where the class sets the attribute
 
 
 @dataclass(slots=True)
@@ -190,11 +201,13 @@ class Optimizer:
     label: str
     type: str  # qualified class: "torch.optim.adamw.AdamW"
     builtin: bool  # one of torch.optim's own classes, step() not overridden
+    family: str = ""  # the class of torch.optim whose step() runs: "AdamW"; "" where not builtin
     groups: list[Group] = field(default_factory=list)
     defaults: dict[str, Any] = field(default_factory=dict)
     stepped: bool = False  # holds state from an earlier step
     closure: bool = False  # its step is driven by a closure
     idle: bool = False  # in a recorded run: never stepped while another one was
+    converged: bool | None = None  # LBFGS: its gradients are within its tolerance
     site: Site | None = None
 
     @property
@@ -319,6 +332,17 @@ class Snapshot:
     def from_dict(cls, data: dict[str, Any]) -> Snapshot:
         """The snapshot that `to_dict` gave."""
         return decode(cls, data)
+
+
+_ADAPTER = re.compile(
+    r"(^|[._])(lora_|ia3_|hada_|lokr_|oft_|boft_|vera_|randlora_|bone_|hra_|prompt_embeddings|"
+    r"prompt_encoder|adaption_|poly_|fourier|c3a_|shira_)"
+)
+
+
+def is_adapter(name: str) -> bool:
+    """A parameter by the name that PEFT's methods give theirs."""
+    return _ADAPTER.search(name) is not None
 
 
 def summarise(names: list[str], limit: int = 3) -> str:

@@ -65,10 +65,7 @@ class Timeline:
 
     def last(self, kind: str, subject: str | None = None) -> Event | None:
         """The newest event of that kind (and subject)."""
-        last = None
-        for last in self.of(kind, subject):
-            pass
-        return last
+        return next(iter(reversed(list(self.of(kind, subject)))), None)
 
     def flags(self, name: str) -> list[Event]:
         """Every write of `requires_grad` to one parameter, oldest first."""

@@ -52,9 +52,7 @@ def inspect(
     rules = catalogue.select(select, ignore)
     now = _capture(model, optimizer, scheduler)
     left_out = ("no optimizer was given: nothing about optimizers was checked",)
-    return Report(
-        tuple(check(rules, snapshots=[now])), now, () if now.optimizers else left_out
-    )
+    return Report(tuple(check(rules, snapshots=[now])), now, () if now.optimizers else left_out)
 
 
 def assert_sane(
@@ -98,9 +96,7 @@ def _capture(model: Any, optimizer: Any, scheduler: Any) -> Snapshot:
     models = _labelled(model, "model", torch.nn.Module, "a torch.nn.Module")
     if not models:
         raise TypeError("inspect needs a model: a torch.nn.Module, or a list or dict of them")
-    optimizers = _labelled(
-        optimizer, "optimizer", torch.optim.Optimizer, "a torch.optim.Optimizer"
-    )
+    optimizers = _labelled(optimizer, "optimizer", torch.optim.Optimizer, "a torch.optim.Optimizer")
     schedulers = _labelled(scheduler, "scheduler", None, "a learning-rate scheduler")
     return capture(models, optimizers, schedulers)
 

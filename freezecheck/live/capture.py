@@ -15,8 +15,8 @@ from typing import Any
 from freezecheck.live import oddities, optimizers, values
 from freezecheck.live.seen import Seen
 from freezecheck.live.stages import cut
-from freezecheck.live.traits import qualified, traits
 from freezecheck.live.train_copy import reverting
+from freezecheck.live.traits import qualified, traits
 from freezecheck.live.tree import Node, unwrap, walk
 from freezecheck.snapshot import Dropout, Head, Model, Norm, Param, Snapshot
 
@@ -84,9 +84,7 @@ def _capture_model(
     return nodes
 
 
-def _parameters(
-    now: Snapshot, known: dict[int, Param], model: int, node: Node, seen: Seen
-) -> None:
+def _parameters(now: Snapshot, known: dict[int, Param], model: int, node: Node, seen: Seen) -> None:
     parameters = node.module._parameters
     if not parameters:
         return

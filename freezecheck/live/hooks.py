@@ -20,7 +20,6 @@ from freezecheck.timeline import (
     LOSS,
     MODE,
     OPTIMIZER,
-    SCHEDULER,
     WRAP,
 )
 
@@ -168,6 +167,8 @@ def _modes(recorder: Recorder, patches: Patches, torch: Any) -> None:
             recorder.modes[id(instance)] = instance.training
             if args and traits(type(instance)).norm == "batch":
                 recorder.batch = args[0].shape[0] if hasattr(args[0], "shape") else None
+        else:
+            recorder.dark.add(id(instance))
 
     handle = torch.nn.modules.module.register_module_forward_pre_hook(seen)
     patches.later(handle.remove)

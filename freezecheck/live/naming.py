@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from freezecheck.finding import Site
 from freezecheck.live import roots
 from freezecheck.live.capture import capture
+from freezecheck.live.oddities import contained
 from freezecheck.live.tree import unwrap, walk
-from freezecheck.snapshot import Snapshot
+from freezecheck.snapshot import Param, Snapshot
 from freezecheck.timeline import FACT, GROUP, MODE, OPTIMIZER, PATTERN, SCHEDULER, Event, Timeline
 
 if TYPE_CHECKING:
@@ -29,11 +30,7 @@ def capture_run(recorder: Recorder, live: list[Any], grads: Mapping[int, str]) -
     optimizers = alive(recorder.optimizers)
     schedulers = _outermost(alive(recorder.schedulers))
     held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
-    concerned = [
-        root
-        for root in live
-        if any(id(p) in held or id(p) in grads for p in root.parameters())
-    ]
+    concerned = _concerned(live, held, grads)
     models = roots.names(concerned, "model")
     named_optimizers = roots.names(optimizers, "optimizer")
     named_schedulers = roots.names(schedulers, "scheduler")
@@ -47,8 +44,24 @@ def capture_run(recorder: Recorder, live: list[Any], grads: Mapping[int, str]) -
     for labels in (named_optimizers, named_schedulers):
         recorder.labels.update((id(item), label) for label, item in labels.items())
     _place(now, recorder.marks, optimizers, schedulers)
-    _place_modes(now, recorder.marks, list(models.values()))
+    trees = [{node.path: node.module for node in walk(unwrap(m)[0])} for m in models.values()]
+    _place_modes(now, recorder.marks, trees)
+    _place_calls(now, recorder, trees)
     return now
+
+
+def _concerned(live: list[Any], held: set[int], grads: Mapping[int, str]) -> list[Any]:
+    """The roots that the run trains. One that sits in another's plain list and is in no
+    optimizer is that one's lost part, not a model of its own."""
+    trained = [r for r in live if any(id(p) in held for p in r.parameters())]
+    kept = {id(root) for root in trained}
+    lost = {key for root in trained for key in contained(root)}
+    return [
+        root
+        for root in live
+        if id(root) in kept
+        or (id(root) not in lost and any(id(p) in grads for p in root.parameters()))
+    ]
 
 
 def _outermost(schedulers: list[Any]) -> list[Any]:
@@ -57,9 +70,7 @@ def _outermost(schedulers: list[Any]) -> list[Any]:
     return [s for s in schedulers if id(s) not in parts]
 
 
-def _place(
-    now: Snapshot, marks: list[Mark], optimizers: list[Any], schedulers: list[Any]
-) -> None:
+def _place(now: Snapshot, marks: list[Mark], optimizers: list[Any], schedulers: list[Any]) -> None:
     """Where optimizers, groups and schedulers were made."""
     by_id = {id(o): record for o, record in zip(optimizers, now.optimizers)}
     by_id_too = {id(s): record for s, record in zip(schedulers, now.schedulers)}
@@ -76,18 +87,35 @@ def _place(
             by_id_too[id(subject)].site = event.site
 
 
-def _place_modes(now: Snapshot, marks: list[Mark], models: list[Any]) -> None:
+def _place_modes(now: Snapshot, marks: list[Mark], trees: list[dict[str, Any]]) -> None:
     """The last line that set each norm layer's mode."""
-    modules: dict[int, list[Site | None]] = {}
+    sites: dict[int, Site | None] = {}
     for mark in marks:
         if mark.event.kind == MODE and (subject := mark.subject()) is not None:
-            for below in subject.modules():
-                modules[id(below)] = [mark.event.site]
-    if not modules:
-        return
-    trees = [{node.path: node.module for node in walk(unwrap(m)[0])} for m in models]
+            sites.update((id(below), mark.event.site) for below in subject.modules())
     for norm in now.norms:
-        (norm.site,) = modules.get(id(trees[norm.model].get(norm.path)), [None])
+        norm.site = sites.get(id(trees[norm.model].get(norm.path)))
+
+
+def _place_calls(now: Snapshot, recorder: Recorder, trees: list[dict[str, Any]]) -> None:
+    """How the modules ran whose trainable parameters got no gradient."""
+    without = [p for p in now.trainable if p.held and p.grad is None]
+    if not without:
+        return
+    order = {key: position for position, key in enumerate(recorder.modes)}
+
+    def position(param: Param) -> int | None:
+        return order.get(id(trees[param.model].get(param.module)))
+
+    reached = [at for p in now.owned if p.grad is not None if (at := position(p)) is not None]
+    first = min(reached, default=0)
+    for param in without:
+        at = position(param)
+        if at is not None:
+            param.called = "before" if at < first else "beside"
+        else:
+            dark = id(trees[param.model].get(param.module)) in recorder.dark
+            param.called = "no_grad" if dark else "never"
 
 
 def timeline(recorder: Recorder, live: list[Any]) -> Timeline:

@@ -6,13 +6,16 @@ list, sizes that the weight does not have.
 
 from __future__ import annotations
 
+import linecache
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from freezecheck.live import values
+from freezecheck.finding import Site
+from freezecheck.live import frames, values
 from freezecheck.live.traits import OWN, traits
 from freezecheck.live.tree import Node, subtree
-from freezecheck.snapshot import Label, Param, Snapshot, Stray, Unregistered
+from freezecheck.snapshot import FOREIGN, Label, Param, Snapshot, Stray, Unregistered
 
 MISSPELLINGS = frozenset(
     """require_grad require_grads requires_grads required_grad requires_gradient
@@ -57,8 +60,14 @@ def _on_module(node: Node, index: int) -> Iterator[Stray]:
         # A constructor may well keep its option under this name; only a claim
         # that the real flags contradict is a mistake.
         contradicted = believed is not None and (not believed) in flags
-        yield Stray(node.path, name, value if believed is not None else repr(type(value)), "module",
-                    index, believed if contradicted else None)
+        yield Stray(
+            node.path,
+            name,
+            value if believed is not None else repr(type(value)),
+            "module",
+            index,
+            believed if contradicted else None,
+        )
 
 
 def _on_parameter(path: str, tensor: Any, index: int) -> Iterator[Stray]:
@@ -68,8 +77,14 @@ def _on_parameter(path: str, tensor: Any, index: int) -> Iterator[Stray]:
             continue
         believed = bool(value) if isinstance(value, (bool, int)) else None
         contradicted = believed is not None and believed != tensor.requires_grad
-        yield Stray(path, name, value if believed is not None else repr(type(value)), "parameter",
-                    index, believed if contradicted else None)
+        yield Stray(
+            path,
+            name,
+            value if believed is not None else repr(type(value)),
+            "parameter",
+            index,
+            believed if contradicted else None,
+        )
 
 
 def _size(node: Node, attribute: str, index: int) -> Iterator[Label]:
@@ -93,9 +108,20 @@ def _hidden(
             tensors = _tensors(modules, known)
             if tensors:
                 yield _record(node, name, type(value).__name__, len(modules), tensors, known, index)
-        elif (base := _behind(value)) is not None and id(base) not in registered:
-            if known.get(id(base)) is None or known[id(base)].model < 0:
+        elif (base := _behind(value)) is not None:
+            if id(base) not in known or known[id(base)].model == FOREIGN:
                 yield _record(node, name, "non-leaf", 0, [base], known, index)
+
+
+def contained(root: Any) -> set[int]:
+    """Ids of the modules in plain containers that `root` and the modules below it keep."""
+    return {
+        id(item)
+        for module in root.modules()
+        for name, value in module.__dict__.items()
+        if name not in OWN and type(value) in _CONTAINERS
+        for item in _modules_in(value)
+    }
 
 
 def _modules_in(value: Any) -> list[Any]:
@@ -107,7 +133,7 @@ def _modules_in(value: Any) -> list[Any]:
 def _tensors(modules: list[Any], known: dict[int, Param]) -> list[Any]:
     """Parameters below modules that no registered module owns."""
     found = {id(p): p for module in modules for p in module.parameters()}
-    return [p for key, p in found.items() if key not in known or known[key].model < 0]
+    return [p for key, p in found.items() if key not in known or known[key].model == FOREIGN]
 
 
 def _record(
@@ -129,7 +155,22 @@ def _record(
         any(t.grad is not None for t in tensors),
         any(id(t) in known for t in tensors),
         index,
+        _where(type(node.module), name),
     )
+
+
+def _where(kind: type[Any], attribute: str) -> Site | None:
+    """The line of the user's class that sets `self.<attribute>`, if it is the only one."""
+    code = getattr(kind.__init__, "__code__", None)
+    if code is None or not frames.is_users(code.co_filename):
+        return None
+    setting = re.compile(rf"\s*self\.{re.escape(attribute)}\s*(:[^=]*)?=[^=]")
+    last = max((line for *_, line in code.co_lines() if line), default=code.co_firstlineno)
+    lines = linecache.getlines(code.co_filename)
+    hits = [
+        n for n in range(code.co_firstlineno, last + 1) if setting.match("".join(lines[n - 1 : n]))
+    ]
+    return Site(frames.shown(code.co_filename), hits[0]) if len(hits) == 1 else None
 
 
 def _behind(value: Any) -> Any | None:

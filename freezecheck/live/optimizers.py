@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -67,16 +68,19 @@ def _optimizer(
     optimizer: Any,
     seen: Seen,
 ) -> Optimizer:
-    kind = type(optimizer)
+    family = _family(optimizer)
     record = Optimizer(
         label,
-        qualified(kind),
-        _is_builtin(kind),
+        qualified(type(optimizer)),
+        bool(family),
+        family=family,
         defaults=_scalars(optimizer.defaults),
         stepped=bool(optimizer.state),
     )
     for number, group in enumerate(optimizer.param_groups):
         record.groups.append(_group(now, known, index, number, record, optimizer, group, seen))
+    if family == "LBFGS":
+        record.converged = _converged(optimizer)
     return record
 
 
@@ -100,7 +104,9 @@ def _group(
         names=tuple(group.get("param_names", ())),
     )
     state = optimizer.state
-    plain = (Held(index, number),)  # shared by every parameter without state
+    plain = Held(index, number)  # shared by every parameter without state
+    # Nothing but NaN and inf gets through these.
+    stopped = result.lr == 0 or result.options.get("dampening") == 1
     inside: set[int] = set()
     for position, tensor in enumerate(tensors):
         param = known.get(id(tensor))
@@ -115,12 +121,12 @@ def _group(
         result.numel += param.numel
         result.foreign += param.model == FOREIGN
         kept = state.get(tensor) if state else None
-        if kept:
-            param.held += (_held(index, number, param, tensor, kept, record),)
-        else:
-            param.held += plain
+        held = _held(index, number, param, tensor, kept, record, result) if kept else plain
+        param.held += (held,)
         if param.grad == "zero":
             param.zero = bool(values.is_zero(tensor))
+        elif param.grad and (stopped or held.rate == 0) and tensor.grad is not None:
+            param.finite = values.is_finite(tensor.grad)
     return result
 
 
@@ -139,7 +145,13 @@ def _foreign(name: str, tensor: Any, seen: Seen) -> Param:
 
 
 def _held(
-    index: int, number: int, param: Param, tensor: Any, state: dict[str, Any], record: Optimizer
+    index: int,
+    number: int,
+    param: Param,
+    tensor: Any,
+    state: dict[str, Any],
+    record: Optimizer,
+    group: Group,
 ) -> Held:
     """A parameter's place, with the state that the optimizer keeps for it."""
     held = Held(index, number)
@@ -148,19 +160,26 @@ def _held(
     moments = [m for key in _MOMENTS if (m := state.get(key)) is not None]
     if moments:
         # The values matter where no gradient outweighs them.
-        looked = param.grad == "zero" or not param.trainable
-        held.moments = _moments(moments) if looked else "unknown"
+        outweighed = param.grad != "zero" and param.trainable
+        if outweighed and group.options.get("dampening") != 1:
+            held.moments = "unknown"
+        else:
+            held.moments = _moments(moments, tensor.grad, record.family)
     if record.builtin:
         held.mismatch = _mismatch(tensor, state)
         if "eta" in state:
             held.rate = values.number(state["eta"])
-        if "prev" in state and param.grad == "nonzero":
-            held.blocked = _blocked(tensor.grad, state["prev"])
+        if "prev" in state and param.grad == "nonzero" and not held.mismatch:
+            sign = -1 if group.options.get("maximize") else 1
+            held.blocked = _blocked(tensor.grad, state["prev"], sign)
     return held
 
 
-def _moments(tensors: list[Any]) -> str:
-    zeros = [values.is_zero(tensor) for tensor in tensors]
+def _moments(moments: list[Any], grad: Any, family: str) -> str:
+    if family == "SparseAdam" and grad is not None and grad.is_sparse:
+        # Only the entries that the gradient names take part.
+        moments = [moment.sparse_mask(grad.detach().coalesce()) for moment in moments]
+    zeros = [values.is_zero(moment) for moment in moments]
     if None in zeros:
         return "unknown"
     return "zero" if all(zeros) else "nonzero"
@@ -181,28 +200,78 @@ def _mismatch(tensor: Any, state: dict[str, Any]) -> str | None:
     return None
 
 
-def _blocked(grad: Any, previous: Any) -> bool:
-    """Rprop leaves an entry alone whose gradient changed its sign; here, all of them."""
-    signs = values.readable(grad).sign() * values.readable(previous).sign()
-    return bool((signs[grad != 0] < 0).all())
+def _blocked(grad: Any, previous: Any, sign: int) -> bool:
+    """Rprop leaves an entry alone whose gradient changed its sign; here, all of them.
+
+    `previous` is kept with the sign that `maximize` gave it.
+    """
+    now, before = (None if t is None else values.readable(t) for t in (grad, previous))
+    if now is None or before is None:
+        return False
+    if now.is_complex():
+        now, before = values.torch().view_as_real(now), values.torch().view_as_real(before)
+    return bool((sign * (now * before)[now != 0] < 0).all())
 
 
-def _is_builtin(kind: type[Any]) -> bool:
-    """The step that will run is torch's own (torch wraps `step` on each class)."""
-    step = getattr(kind.step, "__wrapped__", kind.step)
-    own = getattr(kind, "_init_group", step)
-    return step.__module__.startswith("torch.optim.") and own.__module__.startswith("torch.optim.")
+def _converged(optimizer: Any) -> bool | None:
+    """LBFGS would stop before it moves anything, judged as its step() does.
+
+    None: there is no gradient yet, or one that is not finite.
+    """
+    torch = values.torch()
+    group = optimizer.param_groups[0]
+    real = [values.readable(p.grad) for p in group["params"] if p.grad is not None]
+    if not real or any(g is None for g in real):
+        return None
+    dense = [g.to_dense() if g.is_sparse else g for g in real]
+    flat = [(torch.view_as_real(g) if g.is_complex() else g).reshape(-1) for g in dense]
+    gradient = torch.cat(flat)
+    largest, square = float(gradient.abs().max()), float(gradient.dot(gradient))
+    if not math.isfinite(square):
+        return None
+    first = not optimizer.state
+    return largest <= group["tolerance_grad"] or (first and square < group["tolerance_change"])
+
+
+def _family(optimizer: Any) -> str:
+    """The class of torch.optim whose step() will run; "" for one of the user's own.
+
+    torch wraps `step` on each class, a scheduler on each object; both keep its module.
+    """
+    kind = type(optimizer)
+    step = optimizer.step
+    for function in (step, getattr(kind, "_init_group", step)):
+        if not function.__module__.startswith("torch.optim."):
+            return ""
+    return next(c.__name__ for c in kind.__mro__ if c.__module__.startswith("torch.optim"))
 
 
 def _scalars(options: Mapping[str, Any]) -> dict[str, Any]:
     """The plain values among a group's options."""
     result: dict[str, Any] = {}
     for key, value in options.items():
-        if value is None or isinstance(value, (bool, int, float, str)):
+        if _is_scalar(value) or isinstance(value, str):
             result[key] = value
-        elif isinstance(value, tuple) and all(isinstance(v, (bool, int, float)) for v in value):
-            result[key] = value
-        elif key != "params" and hasattr(value, "item") and hasattr(value, "numel"):
-            if value.numel() == 1:
-                result[key] = values.number(value)
+        elif key == "params":
+            continue
+        elif isinstance(value, (tuple, list)):
+            plain = tuple(v if _is_scalar(v) else _one(v) for v in value)
+            if _ABSENT not in plain:
+                result[key] = plain
+        elif (number := _one(value)) is not _ABSENT:
+            result[key] = number
     return result
+
+
+_ABSENT = object()
+
+
+def _is_scalar(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float))
+
+
+def _one(value: Any) -> Any:
+    """The number in a one-element tensor."""
+    if hasattr(value, "item") and hasattr(value, "numel") and value.numel() == 1:
+        return values.number(value)
+    return _ABSENT

@@ -53,6 +53,7 @@ class Recorder:
         self.optimizers: list[Any] = []  # weak, in order of construction
         self.schedulers: list[Any] = []  # weak, in order of construction
         self.modes: dict[int, bool] = {}  # id of a module -> mode at its last training forward
+        self.dark: set[int] = set()  # ids of modules that ran with gradients switched off
         self.batch: int | None = None
         self.models: dict[str, Any] = {}  # label -> weak root, as last captured
         self.labels: dict[int, str] = {}  # id of an optimizer or scheduler -> what it is called
@@ -104,7 +105,11 @@ class Recorder:
         """`requires_grad` was written. Writes on one line, one after the other, are one event."""
         site = frames.site(2)
         last = self.marks[-1] if self.marks else None
-        if last and last.event.kind == FLAG and (last.event.site, last.event.value) == (site, value):
+        if (
+            last
+            and last.event.kind == FLAG
+            and (last.event.site, last.event.value) == (site, value)
+        ):
             last.params.append(weakref.ref(parameter))
         else:
             self.note(FLAG, site=site, params=[parameter], value=value)

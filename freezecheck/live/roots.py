@@ -42,7 +42,9 @@ def names(objects: Iterable[Any], fallback: str) -> dict[str, Any]:
     variables = _variables()
     labels: dict[str, Any] = {}
     for index, item in enumerate(objects):
-        label = variables.get(id(item)) or variables.get(id(unwrap(item)[0]) if _is_module(item) else 0)
+        label = variables.get(id(item)) or variables.get(
+            id(unwrap(item)[0]) if _is_module(item) else 0
+        )
         label = label or (fallback if len(objects) == 1 else f"{fallback}s[{index}]")
         while label in labels:
             label += "'"

@@ -71,6 +71,16 @@ def is_zero(tensor: Any) -> bool | None:
     return not bool(real.any())
 
 
+def is_finite(tensor: Any) -> bool:
+    """No entry is NaN or inf, as far as values can be read."""
+    real = readable(tensor)
+    if real is None:
+        return True
+    if real.is_sparse:
+        real = real.coalesce().values()
+    return bool(real.isfinite().all())
+
+
 def gradient(grad: Any) -> str:
     """How a gradient counts for the next step; see `snapshot.Param.grad`."""
     zero = is_zero(grad)

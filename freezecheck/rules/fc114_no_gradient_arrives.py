@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from freezecheck.finding import Finding, Note, Severity, Site
+from freezecheck.rule import Rule
+from freezecheck.snapshot import Param, Snapshot, count, summarise
+from freezecheck.timeline import BACKWARD, Timeline
+
+_CAUSES = {
+    "no_grad": "their modules ran under torch.no_grad()",
+    "before": "something on the way to the loss cuts the graph: detach(), .data, .item(), no_grad()",
+}
+
+
+class NoGradientArrives(Rule):
+    """A trainable parameter is in the optimizer, but no gradient reaches it.
+
+    ## What it does
+
+    Finds parameters that require grad and are in the optimizer that is stepped, and
+    have `grad is None` when it is.
+
+    ## Why it matters
+
+    The optimizer passes over a parameter without a gradient. A `torch.no_grad()` left
+    around the backbone, a `detach()` on the features or a forgotten branch leaves it as
+    it is, at the full cost of what looks like fine-tuning.
+
+    ## Bad
+
+    The `no_grad` of the linear probe was left in when the backbone was unfrozen:
+
+    ```python
+    import torch, torchvision
+    from torch import nn
+
+    backbone = torchvision.models.resnet18(weights="DEFAULT")
+    backbone.fc = nn.Identity()
+    head = nn.Linear(512, 5)
+    model = nn.Sequential(backbone, head)
+    optimizer = torch.optim.AdamW(
+        [{"params": backbone.parameters(), "lr": 1e-5}, {"params": head.parameters(), "lr": 1e-3}]
+    )
+    model.train()
+    with torch.no_grad():
+        features = backbone(torch.randn(8, 3, 32, 32))
+    loss = nn.functional.cross_entropy(head(features), torch.arange(8) % 5)
+    loss.backward()  # <- FC114
+    optimizer.step()
+    ```
+
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Linear(8, 8)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.head(self.encoder(x).relu().detach())
+
+    model = Net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    loss = nn.functional.cross_entropy(model(torch.randn(4, 8)), torch.tensor([0, 1, 1, 0]))
+    loss.backward()  # <- FC114
+    optimizer.step()
+    ```
+
+    ## Good
+
+    A linear probe whose optimizer holds the head alone:
+
+    ```python
+    import torch
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Linear(8, 8)
+            self.head = nn.Linear(8, 2)
+
+        def forward(self, x):
+            with torch.no_grad():
+                x = self.encoder(x)
+            return self.head(x)
+
+    model = Net()
+    optimizer = torch.optim.SGD(model.head.parameters(), lr=0.01)
+    loss = nn.functional.cross_entropy(model(torch.randn(4, 8)), torch.tensor([0, 1, 1, 0]))
+    loss.backward()
+    optimizer.step()
+    ```
+
+    ## How it is found
+
+    In a recorded run only, since it is the user's own backward that counts. The order in
+    which the modules ran tells a graph that was cut (everything before the cut is
+    without gradient) from a branch that the loss does not use.
+
+    ## Limits
+
+    A branch that takes no part in this step's loss (a pooler, an expert that was not
+    routed to) is often meant so, and is an info.
+
+    ## References
+
+    - [torch.autograd: locally disabling gradient computation](https://docs.pytorch.org/docs/stable/notes/autograd.html#locally-disabling-gradient-computation)
+    """
+
+    code = "FC114"
+    name = "no-gradient-arrives"
+    severity = Severity.ERROR
+
+    def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
+        backward = past.last(BACKWARD)
+        if not now.recorded or backward is None:
+            return
+        for index in range(len(now.models)):
+            without = [
+                p
+                for p in now.trainable
+                if p.model == index and p.grad is None and p.called is not None and _stepped(now, p)
+            ]
+            for cause in ("no_grad", "before"):
+                cut = [p for p in without if p.called == cause]
+                if cut:
+                    yield self._cut(now, index, cut, cause, past)
+            unused = [p for p in without if p.called in ("beside", "never")]
+            if unused:
+                yield self._unused(now, index, unused, past)
+
+    def _cut(
+        self, now: Snapshot, model: int, cut: list[Param], cause: str, past: Timeline
+    ) -> Finding:
+        names = [now.path(model, p.name) for p in cut]
+        return self.finding(
+            f"{count(len(cut), 'trainable tensor')} ({sum(p.numel for p in cut):,} parameters) in the"
+            f" optimizer got no gradient: {summarise(names)}. {_CAUSES[cause].capitalize()}."
+            " The optimizer passes over them.",
+            site=_site(past),
+            symbol=names[0],
+            notes=_story(now),
+            fix="remove what cuts the graph, or, if they are meant to stay, freeze them and"
+            " leave them out of the optimizer",
+            subject=now.models[model].label,
+        )
+
+    def _unused(self, now: Snapshot, model: int, unused: list[Param], past: Timeline) -> Finding:
+        names = [now.path(model, p.name) for p in unused]
+        return self.finding(
+            f"{count(len(unused), 'trainable tensor')} ({sum(p.numel for p in unused):,} parameters)"
+            f" took no part in this step's loss: {summarise(names)}.",
+            site=_site(past),
+            symbol=names[0],
+            notes=_story(now),
+            fix="if they should train, use their output in the loss; otherwise freeze them",
+            severity=Severity.INFO,
+            subject=now.models[model].label,
+        )
+
+
+def _stepped(now: Snapshot, param: Param) -> bool:
+    return any(not now.optimizers[held.optimizer].idle for held in param.held)
+
+
+def _site(past: Timeline) -> Site | None:
+    event = past.last(BACKWARD)
+    return event.site if event else None
+
+
+def _story(now: Snapshot) -> Iterator[Note]:
+    for optimizer in now.optimizers:
+        if optimizer.site and not optimizer.idle:
+            yield Note("the optimizer took them here", optimizer.site)
