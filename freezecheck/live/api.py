@@ -50,7 +50,7 @@ def inspect(
     ValueError for a selector that names no rule.
     """
     rules = catalogue.select(select, ignore)
-    now = _capture(model, optimizer, scheduler)
+    now = take_snapshot(model, optimizer, scheduler)
     left_out = ("no optimizer was given: nothing about optimizers was checked",)
     return Report(tuple(check(rules, snapshots=[now])), now, () if now.optimizers else left_out)
 
@@ -91,11 +91,12 @@ def assert_sane(
     return report
 
 
-def _capture(model: Any, optimizer: Any, scheduler: Any) -> Snapshot:
+def take_snapshot(model: Any, optimizer: Any, scheduler: Any = None) -> Snapshot:
+    """The facts about what was given; TypeError for things that are something else."""
     torch = values.torch()
     models = _labelled(model, "model", torch.nn.Module, "a torch.nn.Module")
     if not models:
-        raise TypeError("inspect needs a model: a torch.nn.Module, or a list or dict of them")
+        raise TypeError("freezecheck needs a model: a torch.nn.Module, or a list or dict of them")
     optimizers = _labelled(optimizer, "optimizer", torch.optim.Optimizer, "a torch.optim.Optimizer")
     schedulers = _labelled(scheduler, "scheduler", None, "a learning-rate scheduler")
     return capture(models, optimizers, schedulers)
