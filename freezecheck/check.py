@@ -34,15 +34,15 @@ def check(
 
 
 def _without_consequences(found: list[Finding], rules: Sequence[Rule]) -> list[Finding]:
-    """Drop findings that another finding about the same subject explains."""
+    """Drop findings that another finding, about one of the same subjects, explains."""
+    explains = {rule.code: rule.explains for rule in rules if rule.explains}
     explained = {
-        (finding.subject, code)
+        (subject, code)
         for finding in found
-        for rule in rules
-        if rule.code == finding.code
-        for code in rule.explains
+        for code in explains.get(finding.code, ())
+        for subject in finding.subject
     }
-    return [f for f in found if (f.subject, f.code) not in explained]
+    return [f for f in found if not any((s, f.code) in explained for s in f.subject)]
 
 
 def _unique(found: list[Finding]) -> list[Finding]:

@@ -79,9 +79,9 @@ class Finding:
     """One defect: its rule, what is wrong, where, and why.
 
     `symbol` is the thing in the model or optimizer that it is about, such as
-    `layer4.0.bn1` or `optimizer.param_groups[1]`; `subject` the model or
-    optimizer as a whole (one rule may explain another's finding about the
-    same subject, see `Rule.explains`).
+    `layer4.0.bn1` or `optimizer.param_groups[1]`; `subject` the labels of the
+    models, optimizers and schedulers that it concerns (one rule may explain
+    another's finding where they share one, see `Rule.explains`).
     """
 
     code: str
@@ -92,7 +92,7 @@ class Finding:
     symbol: str | None = None
     notes: tuple[Note, ...] = ()
     fix: Fix | None = None
-    subject: str = field(default="", compare=False)
+    subject: tuple[str, ...] = field(default=(), compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form that every reporter shares; absent places are null."""

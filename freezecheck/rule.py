@@ -70,8 +70,8 @@ def _marks(code: str, pattern: str) -> list[tuple[int, str]]:
 class Rule:
     """Base of every rule; see the module.
 
-    `explains` names rules whose findings about the same subject are only
-    consequences of this one's, and are then left out.
+    `explains` names rules whose findings, where they share a subject with one of
+    this rule's, are only its consequences, and are then left out.
     """
 
     code: ClassVar[str]
@@ -97,9 +97,13 @@ class Rule:
         notes: Iterable[Note] = (),
         fix: Fix | str | None = None,
         severity: Severity | None = None,
-        subject: str = "",
+        subject: str | tuple[str, ...] = (),
     ) -> Finding:
-        """A finding of this rule; a bare string as `fix` says what to do."""
+        """A finding of this rule; a bare string as `fix` says what to do.
+
+        `subject` is the label of the model, optimizer or scheduler that it concerns,
+        or a tuple of them.
+        """
         return Finding(
             code=self.code,
             name=self.name,
@@ -109,7 +113,7 @@ class Rule:
             symbol=symbol,
             notes=tuple(notes),
             fix=Fix(fix) if isinstance(fix, str) else fix,
-            subject=subject,
+            subject=(subject,) if isinstance(subject, str) else subject,
         )
 
     @classmethod
