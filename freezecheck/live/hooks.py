@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from freezecheck.live import values
+from freezecheck.live import frames, values
 from freezecheck.live.patches import Patches
 from freezecheck.live.record import Recorder
 from freezecheck.live.traits import traits
@@ -54,6 +54,7 @@ def install(recorder: Recorder, patches: Patches) -> None:
     _wrappers(recorder, patches, torch)
     _checkpoints(recorder, patches)
     _name_tests(recorder, patches, torch)
+    _compile(patches, torch)
 
 
 def _steps(recorder: Recorder, patches: Patches, torch: Any) -> None:
@@ -157,7 +158,7 @@ def _modes(recorder: Recorder, patches: Patches, torch: Any) -> None:
     def train(original: Any, self: Any, mode: bool = True) -> Any:
         with recorder.nested("train") as outermost:
             if outermost:
-                recorder.note(MODE, self, value=bool(mode))
+                recorder.note(MODE, self, value=bool(mode), direct=frames.direct())
             return original(self, mode)
 
     patches.around(module, "train", train)
@@ -166,7 +167,7 @@ def _modes(recorder: Recorder, patches: Patches, torch: Any) -> None:
         if torch.is_grad_enabled():
             recorder.modes[id(instance)] = instance.training
             if args and traits(type(instance)).norm == "batch":
-                recorder.batch = args[0].shape[0] if hasattr(args[0], "shape") else None
+                recorder.samples[id(instance)] = args[0].shape[0]
         else:
             recorder.dark.add(id(instance))
 
@@ -305,3 +306,19 @@ def _name_tests(recorder: Recorder, patches: Patches, torch: Any) -> None:
 
     for name in ("named_parameters", "named_modules"):
         patches.around(torch.nn.Module, name, ask)
+
+
+def _compile(patches: Patches, torch: Any) -> None:
+    """Compiled code runs eagerly while we listen: hooks and losses then behave as in eager.
+
+    Only once something is compiled, since the compiler's import takes a second.
+    """
+    if not hasattr(torch.compiler, "set_stance"):  # torch < 2.6
+        return
+
+    def compiled(original: Any, *args: Any, **kwargs: Any) -> Any:
+        torch.compiler.set_stance("force_eager")
+        patches.later(lambda: torch.compiler.set_stance("default"))
+        return original(*args, **kwargs)
+
+    patches.around(torch, "compile", compiled)

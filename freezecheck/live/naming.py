@@ -37,7 +37,6 @@ def capture_run(recorder: Recorder, live: list[Any], grads: Mapping[int, str]) -
     now = capture(
         models, named_optimizers, named_schedulers, recorded=True, grads=grads, modes=recorder.modes
     )
-    now.batch = recorder.batch
     for record, optimizer in zip(now.optimizers, optimizers):
         record.closure = recorder.driven_by_closure(optimizer)
     recorder.models = {label: weakref.ref(root) for label, root in models.items()}

@@ -108,9 +108,13 @@ def _hidden(
             tensors = _tensors(modules, known)
             if tensors:
                 yield _record(node, name, type(value).__name__, len(modules), tensors, known, index)
-        elif (base := _behind(value)) is not None:
-            if id(base) not in known or known[id(base)].model == FOREIGN:
-                yield _record(node, name, "non-leaf", 0, [base], known, index)
+        elif (base := _behind(value)) is not None and _unowned(base, known):
+            yield _record(node, name, "non-leaf", 0, [base], known, index)
+
+
+def _unowned(tensor: Any, known: dict[int, Param]) -> bool:
+    """No inspected model has it registered."""
+    return id(tensor) not in known or known[id(tensor)].model == FOREIGN
 
 
 def contained(root: Any) -> set[int]:
@@ -133,7 +137,7 @@ def _modules_in(value: Any) -> list[Any]:
 def _tensors(modules: list[Any], known: dict[int, Param]) -> list[Any]:
     """Parameters below modules that no registered module owns."""
     found = {id(p): p for module in modules for p in module.parameters()}
-    return [p for key, p in found.items() if key not in known or known[key].model == FOREIGN]
+    return [p for p in found.values() if _unowned(p, known)]
 
 
 def _record(

@@ -65,7 +65,10 @@ def _variables() -> Mapping[int, str]:
             scopes.append(frame.f_globals)
         for scope in scopes:
             for name, value in list(scope.items()):
-                if not name.startswith("__"):
+                if name == "self":
+                    for attribute, item in list(getattr(value, "__dict__", {}).items()):
+                        found.setdefault(id(item), f"self.{attribute}")
+                elif not name.startswith("__"):
                     _name(found, name, value)
     return found
 
@@ -79,6 +82,3 @@ def _name(found: dict[int, str], name: str, value: Any) -> None:
         for key, item in list(value.items())[:32]:
             if isinstance(key, str):
                 found.setdefault(id(item), f"{name}[{key!r}]")
-    elif name == "self":
-        for attribute, item in list(getattr(value, "__dict__", {}).items()):
-            found.setdefault(id(item), f"self.{attribute}")

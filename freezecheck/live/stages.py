@@ -60,12 +60,11 @@ def _split(top: Node) -> list[list[Node]]:
 
 
 def _divisible(node: Node) -> bool:
-    """Cutting it gives at least two parts with parameters somewhere below."""
-    while True:
-        children = [child for child in node.children if child.numel]
-        if len(children) != 1:
-            return len(children) > 1
-        node = children[0]
+    """Cutting it leads to a stage level: a family somewhere below its larger parts."""
+    children = [child for child in node.children if child.numel]
+    if _has_family(children):
+        return True
+    return any(c.numel >= _SHARE * node.numel and _divisible(c) for c in children)
 
 
 def _has_family(children: list[Node]) -> bool:
