@@ -69,6 +69,7 @@ class Stage:
     name: str
     paths: tuple[str, ...]
     kind: str = ""  # "stem", "head" or ""
+    pretrained: bool | None = None  # its norm layers show training; None: none to tell by
 
 
 @dataclass(slots=True)
@@ -227,7 +228,13 @@ class Scheduler:
     base_lrs: tuple[float, ...] = ()
     peaks: tuple[float, ...] = ()  # largest rate of each group to come; empty: not worked out
     options: dict[str, Any] = field(default_factory=dict)  # eta_min, T_max, total_steps, ...
+    parts: list[Scheduler] = field(default_factory=list)  # of a SequentialLR, ChainedScheduler
     site: Site | None = None
+
+    @property
+    def simple(self) -> list[Scheduler]:
+        """Itself, or the schedulers that it is made of, at any depth."""
+        return [s for part in self.parts for s in part.simple] if self.parts else [self]
 
 
 @dataclass(eq=False)

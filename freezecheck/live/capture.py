@@ -146,6 +146,12 @@ def _weights(now: Snapshot, index: int, nodes: Sequence[Node]) -> None:
     norms = [norm for norm in now.norms if norm.model == index]
     model.head = _head(nodes)
     model.pretrained = values.pretrained([by_path[norm.path] for norm in norms])
+    if model.pretrained:
+        inside: list[list[Any]] = [[] for _ in model.stages]
+        for norm in norms:
+            inside[norm.stage].append(by_path[norm.path])
+        for stage, modules in zip(model.stages, inside):
+            stage.pretrained = values.pretrained(modules)
     held_in_eval = []
     for norm in norms:
         if norm.has_stats and not norm.training:

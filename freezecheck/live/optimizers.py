@@ -57,7 +57,7 @@ def capture(
         now.optimizers.append(_optimizer(now, known, index, label, optimizer, seen))
     positions = {id(optimizer): index for index, optimizer in enumerate(real.values())}
     for label, scheduler in scheds.items():
-        now.schedulers.extend(schedulers.capture(label, scheduler, positions))
+        now.schedulers.append(schedulers.capture(label, scheduler, positions))
 
 
 def _optimizer(

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
-from collections.abc import Mapping
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator, Mapping
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 from freezecheck.live import values
 from freezecheck.snapshot import Scheduler
 
 _HORIZON = 200  # steps of a schedule that are run on a stand-in to see a warm-up
+_LONGEST = 5_000  # as many where the rates still rise after that
+_FAR = 1_000_000  # steps up to which a LambdaLR's function is asked, ever more rarely
+# Schedules that never rise above the rate they stand at.
+_DECAYS = ("StepLR", "MultiStepLR", "ExponentialLR", "PolynomialLR", "CosineAnnealingLR")
 _OPTIONS = (
     "eta_min",
     "T_max",
@@ -29,28 +34,37 @@ _OPTIONS = (
 )
 
 
-def capture(label: str, scheduler: Any, positions: Mapping[int, int]) -> list[Scheduler]:
-    """The records of a scheduler; `positions` gives an optimizer's index by its id."""
+def capture(label: str, scheduler: Any, positions: Mapping[int, int]) -> Scheduler:
+    """The record of a scheduler; `positions` gives an optimizer's index by its id."""
     scheduler = unwrap(scheduler)
     optimizer = driven(scheduler)
+    record = _record(label, scheduler, positions.get(id(optimizer)))
+    if optimizer is not None:
+        record.peaks = tuple(_peaks(scheduler, record, optimizer))
+    return record
+
+
+def _record(label: str, scheduler: Any, optimizer: int | None) -> Scheduler:
     record = Scheduler(
         label,
         type(scheduler).__name__,
-        positions.get(id(optimizer)),
+        optimizer,
         int(getattr(scheduler, "last_epoch", 0) or 0),
         tuple(values.number(lr) for lr in getattr(scheduler, "base_lrs", ()) or ()),
     )
-    if record.type == "CyclicLR":  # its base_lrs are the lower ends of the cycle
-        record.base_lrs = tuple(values.number(lr) for lr in scheduler.base_lrs)
     for key in _OPTIONS:
         value = getattr(scheduler, key, None)
         if isinstance(value, (int, float)):
             record.options[key] = value
         elif isinstance(value, (list, tuple)):
             record.options[key] = tuple(values.number(v) for v in value)
-    if optimizer is not None:
-        record.peaks = _peaks(scheduler, record, optimizer)
-    return [record]
+    record.parts = [
+        _record(f"{label}._schedulers[{index}]", part, optimizer)
+        for index, part in enumerate(getattr(scheduler, "_schedulers", ()) or ())
+    ]
+    if record.parts and not record.base_lrs:
+        record.base_lrs = record.parts[0].base_lrs
+    return record
 
 
 def unwrap(scheduler: Any) -> Any:
@@ -70,51 +84,111 @@ def driven(scheduler: Any) -> Any:
     return None if optimizer is None else optimizers.unwrap(optimizer)
 
 
-def _peaks(scheduler: Any, record: Scheduler, optimizer: Any) -> tuple[float, ...]:
+def _peaks(scheduler: Any, record: Scheduler, optimizer: Any) -> list[float]:
+    """The largest rate of each group to come; empty for a schedule that is not torch's own."""
+    if type(scheduler).__module__ != "torch.optim.lr_scheduler":
+        return []
     groups = optimizer.param_groups
     now = [values.number(group.get("lr", 0.0)) for group in groups]
-    if all("max_lr" in group for group in groups):
-        return tuple(max(lr, values.number(g["max_lr"])) for lr, g in zip(now, groups))
-    if "max_lrs" in record.options:
-        tops = record.options["max_lrs"]
-        return tuple(max(pair) for pair in zip(now, tops)) if len(tops) == len(now) else ()
-    if now and all(lr > 0 and lr >= base for lr, base in zip(now, record.base_lrs)):
-        return tuple(now)  # at its base: a decay from here on
+    if record.type == "ReduceLROnPlateau" or _decays(record, now):
+        return now
+    if record.type == "OneCycleLR":
+        if record.last_epoch > scheduler._schedule_phases[0]["end_step"]:
+            return now  # past its peak
+        tops = [values.number(group.get("max_lr", math.nan)) for group in groups]
+        return _larger(now, tops)
+    if record.type == "CyclicLR":
+        tops = list(record.options["max_lrs"])
+        return _larger(now, tops) if len(tops) == len(now) else []
+    if record.type == "LambdaLR":
+        return _ask_ahead(scheduler, record, now)
     return _run_ahead(scheduler, groups, now)
 
 
-def _run_ahead(scheduler: Any, groups: Any, now: list[float]) -> tuple[float, ...]:
+def _decays(record: Scheduler, now: list[float]) -> bool:
+    """From here on the rates can only fall."""
+    if record.type not in _DECAYS or len(record.base_lrs) != len(now):
+        return False
+    floor = max(record.options.get("eta_min", 0), 0)
+    return record.options.get("gamma", 1) <= 1 and all(
+        lr > floor and lr >= base for lr, base in zip(now, record.base_lrs)
+    )
+
+
+def _larger(one: list[float], other: list[float]) -> list[float]:
+    return [max(pair) for pair in zip(one, other)]
+
+
+def _ask_ahead(scheduler: Any, record: Scheduler, now: list[float]) -> list[float]:
+    """A LambdaLR's rates are its functions' values, which can be asked for far ahead."""
+    if len(scheduler.lr_lambdas) != len(now):
+        return []
+    functions = [_own(function) for function in scheduler.lr_lambdas]
+    tops = now
+    try:
+        for epoch in _ahead(record.last_epoch):
+            factors = [values.number(function(epoch)) for function in functions]
+            tops = _larger(tops, [f * base for f, base in zip(factors, record.base_lrs)])
+    except Exception:
+        return tops if tops is not now else []  # a list of factors that came to its end
+    return tops
+
+
+def _ahead(epoch: int) -> Iterator[int]:
+    """Steps to come: each of the next ones, then 2% further each time."""
+    yield from range(epoch + 1, epoch + 1 + _HORIZON)
+    distance = float(_HORIZON)
+    while distance < _FAR:
+        distance *= 1.02
+        yield epoch + round(distance)
+
+
+def _own(function: Callable[[int], float]) -> Callable[[int], float]:
+    """A callable object is copied, as it may count its calls."""
+    return function if isinstance(function, FunctionType) else copy.copy(function)
+
+
+def _run_ahead(scheduler: Any, groups: list[dict[str, Any]], now: list[float]) -> list[float]:
     """The largest rates in the next steps, found on copies; empty where that fails."""
     stand_in = SimpleNamespace(
-        param_groups=[
-            {k: copy.copy(v) for k, v in group.items() if k != "params"} for group in groups
-        ],
+        param_groups=[{k: _plain(v) for k, v in g.items() if k != "params"} for g in groups],
         _opt_called=True,
         step=SimpleNamespace(_wrapped_by_lr_sched=True),
     )
+    tops = now
     try:
         twin = _twin(scheduler, stand_in)
-        tops = now
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for _ in range(_HORIZON):
+            for step in range(_LONGEST):
                 twin.step()
                 rates = [values.number(group["lr"]) for group in stand_in.param_groups]
-                tops = [max(pair) for pair in zip(tops, rates)]
+                larger = _larger(tops, rates)
+                if step >= _HORIZON and larger == tops:
+                    return tops
+                tops = larger
     except Exception:
-        return ()  # a user's scheduler that needs more than groups, or a schedule that ended
-    return tuple(tops)
+        return tops if tops is not now else []  # a schedule that ended, or that cannot start
+    return []  # rises and rises: the peak is not in sight
 
 
 def _twin(scheduler: Any, stand_in: Any) -> Any:
     twin = copy.copy(scheduler)
     twin.__dict__ = {key: _copied(value) for key, value in scheduler.__dict__.items()}
+    twin.verbose = False  # torch < 2.7 prints each new rate on request
     if "optimizer" in twin.__dict__:
         twin.optimizer = stand_in
     if "_schedulers" in twin.__dict__:
         twin._schedulers = [_twin(part, stand_in) for part in scheduler._schedulers]
+    if "lr_lambdas" in twin.__dict__:
+        twin.lr_lambdas = [f if f is None else _own(f) for f in twin.lr_lambdas]
     return twin
 
 
 def _copied(value: Any) -> Any:
     return copy.copy(value) if isinstance(value, (list, dict, set)) else value
+
+
+def _plain(value: Any) -> Any:
+    """Schedulers write a rate that is a tensor in place, so the twin gets a number."""
+    return values.number(value) if hasattr(value, "fill_") else copy.copy(value)
