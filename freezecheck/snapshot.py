@@ -85,15 +85,17 @@ class Norm:
     trainable: bool | None = None  # of weight and bias; None: has neither
     tracking: bool = False  # track_running_stats
     has_stats: bool = False  # running buffers exist
-    tracked: int | None = None  # num_batches_tracked
-    fresh_stats: bool | None = None  # mean 0 and variance 1, as built; None: not looked
-    reverts: bool | None = None  # `model.train()` would put it (back) in train mode
+    fresh: bool | None = None  # statistics, weight and bias as built; None: not looked (train mode)
+    still: bool = False  # momentum 0: a forward in train mode leaves the statistics as they are
+    apart: bool = False  # its mode is not that of the module around it
+    reverts: bool | None = None  # `model.train()` would change its mode; None: not tried
+    samples: int | None = None  # batch size of its training forward, in a recorded run
     site: Site | None = None  # where its mode was last set, in a recorded run
 
     @property
     def updates_statistics(self) -> bool:
         """Running mean and variance move at the next forward."""
-        return self.training and self.tracking and self.has_stats
+        return self.training and self.tracking and self.has_stats and not self.still
 
 
 @dataclass(slots=True)
@@ -172,6 +174,7 @@ class Model:
     frameworks: tuple[str, ...] = ()  # "peft", "transformers", "lightning", ...
     head: Head | None = None
     pretrained: bool | None = None  # norm layers show training (True) or none (False)
+    resting: bool = False  # every module with parameters of its own is in eval mode
     site: Site | None = None
 
     @property
@@ -191,6 +194,7 @@ class Group:
     options: dict[str, Any] = field(default_factory=dict)  # scalar options, lr and decay included
     foreign: int = 0  # tensors that no model owns
     names: tuple[str, ...] = ()  # `param_names`, where the optimizer was given names
+    paths: tuple[str, ...] = ()  # what the tensors at those places are called now; "" if foreign
     duplicates: int = 0  # tensors listed twice in this group
     site: Site | None = None  # where it was added (the optimizer's own site otherwise)
 
@@ -209,6 +213,7 @@ class Optimizer:
     closure: bool = False  # its step is driven by a closure
     idle: bool = False  # in a recorded run: never stepped while another one was
     converged: bool | None = None  # LBFGS: its gradients are within its tolerance
+    part_of: int | None = None  # the optimizer around it (SAM, ZeRO), which has its groups here
     site: Site | None = None
 
     @property
@@ -251,7 +256,6 @@ class Snapshot:
     unregistered: list[Unregistered] = field(default_factory=list)
     labels: list[Label] = field(default_factory=list)
     recorded: bool = False  # taken in a recorded run, at an optimizer step
-    batch: int | None = None  # samples in the last forward of a root, where seen
     torch: str = ""  # torch's version
 
     @cached_property
@@ -275,14 +279,81 @@ class Snapshot:
         return [p for p in self.owned if not p.trainable]
 
     @cached_property
+    def active(self) -> list[int]:
+        """Optimizers that step, as far as is known: not idle, and no other one's part."""
+        return [i for i, o in enumerate(self.optimizers) if not o.idle and o.part_of is None]
+
+    @cached_property
+    def superseded(self) -> set[int]:
+        """Idle optimizers in whose place another one, built later, steps some of their tensors."""
+        idle = {i for i, o in enumerate(self.optimizers) if o.idle}
+        if not idle:
+            return idle
+        places = [{h.optimizer for h in p.held} for p in self.params if len(p.held) > 1]
+        return {i for i in idle if any(i in at and max(at - idle, default=-1) > i for at in places)}
+
+    @cached_property
     def missing(self) -> list[Param]:
-        """Trainable parameters that no optimizer holds."""
-        return [p for p in self.trainable if not p.held]
+        """Trainable parameters that no optimizer holds, but for superseded ones."""
+        if not self.superseded:
+            return [p for p in self.trainable if not p.held]
+        return [
+            p for p in self.trainable if self.superseded.issuperset(h.optimizer for h in p.held)
+        ]
+
+    @cached_property
+    def lost(self) -> list[Param]:
+        """Missing parameters that are meant to train, as far as gradients tell: after a backward,
+        those that received one."""
+        if not self.after_backward:
+            return self.missing
+        return [p for p in self.missing if p.grad is not None]
 
     @cached_property
     def frozen_held(self) -> list[Param]:
         """Frozen tensors that an optimizer holds, foreign ones included."""
         return [p for p in self.params if p.held and not p.trainable]
+
+    @cached_property
+    def frozen_norms(self) -> list[Norm]:
+        """Norm layers with running statistics that are frozen in a model that trains.
+
+        Without weight and bias of its own, a norm counts as frozen where its stage is. Left
+        out is what is frozen for a moment only, as a GAN's discriminator in the generator's
+        step: it has gradients, or its own optimizer holds nothing that is trainable.
+        """
+        found = [n for n in self.norms if n.has_stats and not n.trainable]
+        if not found:
+            return []
+        trained = {p.model for p in self.trainable}
+        paused = self._paused
+        below: dict[tuple[int, str], list[Param]] = {}
+        for param in self.frozen:
+            below.setdefault((param.model, param.module), []).append(param)
+
+        def rests(norm: Norm) -> bool:
+            own = below.get((norm.model, norm.path))
+            if norm.trainable is None:
+                own = self.by_stage[norm.model, norm.stage]
+            return bool(own) and not any(
+                p.trainable or p.grad is not None or any(h.optimizer in paused for h in p.held)
+                for p in own or ()
+            )
+
+        return [n for n in found if n.model in trained and rests(n)]
+
+    @cached_property
+    def _paused(self) -> set[int]:
+        """Of several optimizers, those whose tensors are all frozen while another's are not."""
+        active = {h.optimizer for p in self.params if p.trainable for h in p.held}
+        return set(range(len(self.optimizers))) - active if active else set()
+
+    def probes(self, model: int) -> bool:
+        """A linear probe: of the model, the head alone is trainable."""
+        stages = self.models[model].stages
+        last = len(stages) - 1
+        trained = {p.stage for p in self.trainable if p.model == model}
+        return last > 0 and stages[last].kind == "head" and trained == {last}
 
     @cached_property
     def after_backward(self) -> bool:

@@ -7,7 +7,7 @@ about the order of things need not know which half it hears.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +70,21 @@ class Timeline:
     def flags(self, name: str) -> list[Event]:
         """Every write of `requires_grad` to one parameter, oldest first."""
         return [event for event in self.of(FLAG) if name in event.names]
+
+    def written(self, names: Collection[str], value: bool) -> Event | None:
+        """The newest write of `requires_grad = value` to any of these parameters."""
+        wanted = set(names)
+        for event in reversed(self.events):
+            if event.kind == FLAG and event.value is value and not wanted.isdisjoint(event.names):
+                return event
+        return None
+
+    def modes(self, path: str) -> Iterator[Event]:
+        """Every call of `train()` or `eval()` on the module at `path` or on one around it,
+        oldest first."""
+        for event in self.of(MODE):
+            if event.subject in ("", path) or path.startswith(f"{event.subject}."):
+                yield event
 
     def order(self, event: Event) -> int:
         """The position of an event (by identity; -1 if it is not one of ours)."""

@@ -15,7 +15,7 @@ from typing import Any
 from freezecheck.live import oddities, optimizers, values
 from freezecheck.live.seen import Seen
 from freezecheck.live.stages import cut
-from freezecheck.live.train_copy import reverting
+from freezecheck.live.train_copy import changing
 from freezecheck.live.traits import qualified, traits
 from freezecheck.live.tree import Node, unwrap, walk
 from freezecheck.snapshot import Dropout, Head, Model, Norm, Param, Snapshot
@@ -32,14 +32,16 @@ def capture(
     recorded: bool = False,
     grads: Mapping[int, str] | None = None,
     modes: Mapping[int, bool] | None = None,
+    flags: Mapping[int, bool] | None = None,
 ) -> Snapshot:
     """The setup as plain data. Keys are the labels that findings will use.
 
     `models` are root modules, wrapped or not. `grads` (kind of gradient by id of
-    the parameter) and `modes` (train mode by id of the module), where given, are
-    what a run saw earlier, and count instead of what the objects say now.
+    the parameter), `modes` (train mode by id of the module) and `flags`
+    (requires_grad by id of the parameter), where given, are what a run saw
+    earlier, and count instead of what the objects say now.
     """
-    seen = Seen(grads, modes or {})
+    seen = Seen(grads, modes or {}, flags or {})
     now = Snapshot(recorded=recorded, torch=values.torch().__version__)
     known: dict[int, Param] = {}
     trees: list[list[Node]] = []
@@ -70,6 +72,7 @@ def _capture_model(
     model.children = tuple(root._modules)
     index = len(now.models)
     now.models.append(model)
+    model.resting = not any(n.module._parameters and seen.mode(n.module) for n in nodes)
     packages = set()
     for node in nodes:
         _parameters(now, known, index, node, seen)
@@ -103,7 +106,7 @@ def _parameters(now: Snapshot, known: dict[int, Param], model: int, node: Node, 
             tensor.numel(),
             values.dtype(tensor),
             values.device(tensor),
-            tensor.requires_grad,
+            seen.trainable(tensor),
             model,
             node.stage,
         )
@@ -116,17 +119,21 @@ def _norm(node: Node, model: int, kind: str, seen: Seen) -> Norm:
     module = node.module
     affine = [p for p in module._parameters.values() if p is not None]
     buffers = module._buffers
-    return Norm(
+    norm = Norm(
         node.path,
         type(module).__name__,
         kind,
         model,
         node.stage,
         seen.mode(module),
-        any(p.requires_grad for p in affine) if affine else None,
-        bool(getattr(module, "track_running_stats", False)),
-        buffers.get("running_mean") is not None,
+        any(seen.trainable(p) for p in affine) if affine else None,
     )
+    if buffers.get("running_mean") is not None:
+        norm.has_stats = True
+        norm.tracking = bool(getattr(module, "track_running_stats", True))
+        norm.still = getattr(module, "momentum", None) == 0
+        norm.apart = node.parent is not None and seen.mode(node.parent.module) != norm.training
+    return norm
 
 
 def _dropout(node: Node, model: int, seen: Seen) -> Dropout:
@@ -152,17 +159,14 @@ def _weights(now: Snapshot, index: int, nodes: Sequence[Node]) -> None:
             inside[norm.stage].append(by_path[norm.path])
         for stage, modules in zip(model.stages, inside):
             stage.pretrained = values.pretrained(modules)
-    held_in_eval = []
     for norm in norms:
         if norm.has_stats and not norm.training:
-            module = by_path[norm.path]
-            norm.tracked = values.integer(module._buffers.get("num_batches_tracked"))
-            norm.fresh_stats = values.fresh_statistics(module)
-            held_in_eval.append(norm)
-    if held_in_eval:
-        back = reverting(nodes)
-        for norm in held_in_eval:
-            norm.reverts = norm.path in back
+            norm.fresh = values.fresh_norm(by_path[norm.path])
+    if not now.recorded:  # in a run the modes of the forward itself are known
+        tried = [norm for norm in norms if norm.has_stats and not norm.trainable]
+        flips = changing(nodes) if tried else None
+        for norm in tried:
+            norm.reverts = None if flips is None else norm.path in flips
 
 
 def _head(nodes: Sequence[Node]) -> Head | None:

@@ -17,6 +17,7 @@ _PLACES = tuple(
     for key in ("stdlib", "platstdlib")
     if (path := sysconfig.get_paths().get(key))
 )
+_base: str | None = None  # None: the working directory of the moment
 _PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
@@ -31,12 +32,34 @@ def is_users(filename: str) -> bool:
     return not real.startswith((_OURS, *_PLACES)) and not any(p in real for p in _PACKAGES)
 
 
+def set_base(folder: str) -> None:
+    """Show paths relative to `folder` from now on, wherever the script goes (`os.chdir`)."""
+    global _base
+    _base = folder
+    shown.cache_clear()
+
+
 @lru_cache(maxsize=None)
 def shown(filename: str) -> str:
     """The path as findings name it: relative to the working directory where it is below it."""
-    here = os.getcwd() + os.sep
+    here = os.path.join(_base or os.getcwd(), "")
     path = os.path.abspath(filename)
     return path[len(here) :] if path.startswith(here) else path
+
+
+@lru_cache(maxsize=None)
+def _is_between(filename: str) -> bool:
+    """A file of ours or of torch's, through which any call of a hooked function passes."""
+    torch = sys.modules["torch"].__file__ or ""
+    return filename.startswith((_OURS, os.path.dirname(torch) + os.sep))
+
+
+def direct(depth: int = 1) -> bool:
+    """The user's own line calls the torch function that led here, no other library in between."""
+    frame: FrameType | None = sys._getframe(depth)
+    while frame is not None and _is_between(frame.f_code.co_filename):
+        frame = frame.f_back
+    return frame is not None and is_users(frame.f_code.co_filename)
 
 
 def users(frame: FrameType | None) -> Iterator[FrameType]:

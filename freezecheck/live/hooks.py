@@ -85,7 +85,7 @@ def _optimizers(recorder: Recorder, patches: Patches, torch: Any) -> None:
         recorder.built(recorder.note(OPTIMIZER, self, params=params, value=type(self).__name__))
 
     def add_group(original: Any, self: Any, param_group: dict[str, Any]) -> None:
-        given = list(param_group)
+        given = tuple(param_group)
         original(self, param_group)
         with recorder.nested("optimizer") as outermost:
             if outermost and self.param_groups:
@@ -119,18 +119,18 @@ def _schedulers(recorder: Recorder, patches: Patches, torch: Any) -> None:
             patches.around(kind, "__init__", init)
 
 
-def _rates(optimizer: Any) -> list[dict[str, float | None]] | None:
+def _rates(optimizer: Any) -> tuple[dict[str, float | None], ...] | None:
     """lr and initial_lr of each group; None if this is no optimizer (a chained scheduler's list)."""
     groups = getattr(optimizer, "param_groups", None)
     if groups is None:
         return None
-    return [
+    return tuple(
         {
             key: values.number(group[key]) if key in group else None
             for key in ("lr", "initial_lr", "weight_decay")
         }
         for group in groups
-    ]
+    )
 
 
 def _flags(recorder: Recorder, patches: Patches, torch: Any) -> None:

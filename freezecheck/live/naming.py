@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from freezecheck.live.record import Mark, Recorder
 
 
-def capture_run(recorder: Recorder, live: list[Any], grads: Mapping[int, str]) -> Snapshot:
+def capture_run(
+    recorder: Recorder, live: list[Any], grads: Mapping[int, str], flags: Mapping[int, bool]
+) -> Snapshot:
     """The setup of a run, with the lines where its parts were made."""
     from freezecheck.live.record import alive
 
@@ -35,7 +37,13 @@ def capture_run(recorder: Recorder, live: list[Any], grads: Mapping[int, str]) -
     named_optimizers = roots.names(optimizers, "optimizer")
     named_schedulers = roots.names(schedulers, "scheduler")
     now = capture(
-        models, named_optimizers, named_schedulers, recorded=True, grads=grads, modes=recorder.modes
+        models,
+        named_optimizers,
+        named_schedulers,
+        recorded=True,
+        grads=grads,
+        modes=recorder.modes,
+        flags=flags,
     )
     for record, optimizer in zip(now.optimizers, optimizers):
         record.closure = recorder.driven_by_closure(optimizer)
@@ -44,7 +52,7 @@ def capture_run(recorder: Recorder, live: list[Any], grads: Mapping[int, str]) -
         recorder.labels.update((id(item), label) for label, item in labels.items())
     _place(now, recorder.marks, optimizers, schedulers)
     trees = [{node.path: node.module for node in walk(unwrap(m)[0])} for m in models.values()]
-    _place_modes(now, recorder.marks, trees)
+    _place_modes(now, recorder, trees)
     _place_calls(now, recorder, trees)
     return now
 
@@ -86,14 +94,16 @@ def _place(now: Snapshot, marks: list[Mark], optimizers: list[Any], schedulers: 
             by_id_too[id(subject)].site = event.site
 
 
-def _place_modes(now: Snapshot, marks: list[Mark], trees: list[dict[str, Any]]) -> None:
-    """The last line that set each norm layer's mode."""
+def _place_modes(now: Snapshot, recorder: Recorder, trees: list[dict[str, Any]]) -> None:
+    """The last line that set each norm layer's mode, and the batch that it saw."""
     sites: dict[int, Site | None] = {}
-    for mark in marks:
+    for mark in recorder.marks:
         if mark.event.kind == MODE and (subject := mark.subject()) is not None:
             sites.update((id(below), mark.event.site) for below in subject.modules())
     for norm in now.norms:
-        norm.site = sites.get(id(trees[norm.model].get(norm.path)))
+        module = trees[norm.model].get(norm.path)
+        norm.site = sites.get(id(module))
+        norm.samples = recorder.samples.get(id(module))
 
 
 def _place_calls(now: Snapshot, recorder: Recorder, trees: list[dict[str, Any]]) -> None:

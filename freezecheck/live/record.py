@@ -54,7 +54,7 @@ class Recorder:
         self.schedulers: list[Any] = []  # weak, in order of construction
         self.modes: dict[int, bool] = {}  # id of a module -> mode at its last training forward
         self.dark: set[int] = set()  # ids of modules that ran with gradients switched off
-        self.batch: int | None = None
+        self.samples: dict[int, int] = {}  # id of a batch norm -> batch of that forward
         self.models: dict[str, Any] = {}  # label -> weak root, as last captured
         self.labels: dict[int, str] = {}  # id of an optimizer or scheduler -> what it is called
         self.asks: dict[tuple[str, int], Any] = {}  # (file, line) -> weak module: names asked for
@@ -62,6 +62,7 @@ class Recorder:
         self._skipped: dict[int, int] = {}  # id of an optimizer -> steps a scaler skipped
         self._depth: dict[int, int] = {}
         self._grads: dict[int, str] = {}  # id of a parameter -> gradient at its step
+        self._flags: dict[int, bool] = {}  # id of a parameter -> trainable at its step
         self._closures: set[int] = set()
         self._snapshot: Snapshot | None = None
         self._captured: list[Any] = []  # weak optimizers, in the order of the snapshot's
@@ -194,6 +195,8 @@ class Recorder:
         """Keep what is true at this step only, above all its gradients."""
         live = roots.live_roots(self._ignored)
         tensors = [p for group in optimizer.param_groups for p in group["params"]]
+        for p in tensors:
+            self._flags.setdefault(id(p), p.requires_grad)
         tensors += [p for root in live for p in root.parameters()]
         for p in tensors:
             if p.grad is not None and id(p) not in self._grads:
@@ -204,7 +207,7 @@ class Recorder:
     def _capture(self, live: list[Any]) -> Snapshot:
         from freezecheck.live.naming import capture_run
 
-        return capture_run(self, live, self._grads)
+        return capture_run(self, live, self._grads, self._flags)
 
     # -- results --------------------------------------------------------------
 
@@ -219,6 +222,9 @@ class Recorder:
         if now is not None and self._ready:
             for record, reference in zip(now.optimizers, self._captured):
                 record.idle = (o := reference()) is None or id(o) not in self._steps
+            for record in now.optimizers:
+                if record.part_of is not None and not record.idle:
+                    now.optimizers[record.part_of].idle = False
         return now
 
     def driven_by_closure(self, optimizer: Any) -> bool:
@@ -229,7 +235,8 @@ class Recorder:
         """The events so far, with the names that their objects have now."""
         from freezecheck.live.naming import timeline
 
-        return timeline(self, roots.live_roots(self._ignored))
+        # With a snapshot its models are the ones to name; a look at the heap is dear.
+        return timeline(self, [] if self.models else roots.live_roots(self._ignored))
 
 
 class Nesting:

@@ -1,7 +1,8 @@
-"""Gradients and modes: as they are now, or as a run saw them when they counted.
+"""Gradients, modes and flags: as they are now, or as a run saw them when they counted.
 
-A step uses the gradients of its own moment and a forward the modes of its own;
-by the time that everything is captured, either may have changed.
+A step uses the gradients of its own moment and a forward the modes of its own; a GAN
+freezes each half while the other one steps. By the time that everything is captured,
+any of them may have changed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ class Seen:
 
     grads: Mapping[int, str] | None
     modes: Mapping[int, bool]
+    flags: Mapping[int, bool]
 
     def grad(self, tensor: Any) -> str | None:
         """The kind of a tensor's gradient; see `snapshot.Param.grad`."""
@@ -31,3 +33,7 @@ class Seen:
     def mode(self, module: Any) -> bool:
         """Whether a module is in train mode."""
         return self.modes.get(id(module), module.training)
+
+    def trainable(self, tensor: Any) -> bool:
+        """Whether a tensor requires grad."""
+        return self.flags.get(id(tensor), tensor.requires_grad)

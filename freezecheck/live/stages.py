@@ -42,26 +42,32 @@ def cut(nodes: list[Node]) -> list[Stage]:
 
 def _split(top: Node) -> list[list[Node]]:
     """Cut below `top` until the stage level is reached."""
-    children = [child for child in top.children if child.numel]
+    top, children = _fork(top)
     if not children:
         return [[top]]
-    if len(children) == 1:
-        return _split(children[0])
     if _has_family(children):
         return [[child] for child in children]
-    total = sum(child.numel for child in children)
     groups: list[list[Node]] = []
     for child in children:
-        if child.numel >= _SHARE * total and _divisible(child):
+        if child.numel >= _SHARE * top.numel and _divisible(child):
             groups.extend(_split(child))
         else:
             groups.append([child])
     return groups
 
 
+def _fork(node: Node) -> tuple[Node, list[Node]]:
+    """The first module at or below `node` with several children that have parameters."""
+    while True:
+        children = [child for child in node.children if child.numel]
+        if len(children) != 1:
+            return node, children
+        node = children[0]
+
+
 def _divisible(node: Node) -> bool:
     """Cutting it leads to a stage level: a family somewhere below its larger parts."""
-    children = [child for child in node.children if child.numel]
+    node, children = _fork(node)
     if _has_family(children):
         return True
     return any(c.numel >= _SHARE * node.numel and _divisible(c) for c in children)
@@ -95,14 +101,24 @@ def _last_layer(nodes: list[Node]) -> Node | None:
 
 
 def _adopt(nodes: list[Node]) -> None:
-    """Modules that were cut through belong to the first stage below them, and
-    those without parameters to the stage around them."""
+    """Modules that were cut through belong to the first stage below them, and those
+    without parameters to the next stage: a dropout goes with the layer that it feeds."""
     for node in reversed(nodes):
         if node.stage < 0:
             node.stage = next((c.stage for c in node.children if c.stage >= 0), -1)
     for node in nodes:
         if node.stage < 0:
-            node.stage = max(node.parent.stage, 0) if node.parent else 0
+            node.stage = _beside(node) if node.parent else 0
+
+
+def _beside(node: Node) -> int:
+    """The stage of the next sibling with parameters, else of the last one, else around."""
+    siblings = node.parent.children if node.parent else []
+    at = siblings.index(node)
+    for sibling in (*siblings[at + 1 :], *reversed(siblings[:at])):
+        if sibling.numel:
+            return sibling.stage
+    return max(node.parent.stage, 0) if node.parent else 0
 
 
 def _mark(stages: list[Stage], groups: list[list[Node]], head: Node | None) -> None:

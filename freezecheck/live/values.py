@@ -112,12 +112,18 @@ def _peek(tensor: Any) -> list[float] | None:
     return None if real is None else real.reshape(-1)[:_PEEK].tolist()
 
 
-def fresh_statistics(module: Any) -> bool | None:
-    """Running mean 0 and variance 1, as a norm layer is built."""
+def fresh_norm(module: Any) -> bool | None:
+    """A norm layer is as it was built: no batch tracked, mean 0, variance 1, weight 1, bias 0.
+
+    Statistics alone would not tell: weights converted from Caffe have them folded into
+    weight and bias, and mean 0 and variance 1 left in their place.
+    """
     mean, var = _peek(module._buffers["running_mean"]), _peek(module._buffers["running_var"])
     if mean is None or var is None:
         return None
-    return all(m == 0 for m in mean) and all(v == 1 for v in var)
+    if any(m != 0 for m in mean) or any(v != 1 for v in var):
+        return False
+    return not integer(module._buffers.get("num_batches_tracked")) and not _trained(module)
 
 
 def pretrained(norms: Sequence[Any]) -> bool | None:
@@ -128,14 +134,20 @@ def pretrained(norms: Sequence[Any]) -> bool | None:
     """
     told = False
     for module in _spread([m for m in norms if m._parameters.get("weight") is not None]):
-        weight = _peek(module._parameters["weight"])
-        bias = _peek(module._parameters.get("bias"))
-        if weight is None:
-            continue
-        told = True
-        if any(w not in (0, 1) for w in weight) or any(b != 0 for b in bias or ()):
+        trained = _trained(module)
+        if trained:
             return True
+        told = told or trained is not None
     return False if told else None
+
+
+def _trained(norm: Any) -> bool | None:
+    """Weight or bias of a norm layer have left their first values; None: it has none to read."""
+    weight = _peek(norm._parameters.get("weight"))
+    bias = _peek(norm._parameters.get("bias"))
+    if weight is None:
+        return None
+    return any(w not in (0, 1) for w in weight) or any(b != 0 for b in bias or ())
 
 
 def _spread(items: list[Any]) -> list[Any]:
