@@ -59,17 +59,20 @@ def _is_module(item: Any) -> bool:
 def _variables() -> Mapping[int, str]:
     """Names by id of everything that the user's frames can name in one or two steps."""
     found: dict[int, str] = {}
+    scopes = []
     for frame in frames.users(sys._getframe(1)):
-        scopes = [frame.f_locals]
+        scopes.append(frame.f_locals)
         if frame.f_globals is not frame.f_locals:
             scopes.append(frame.f_globals)
-        for scope in scopes:
-            for name, value in list(scope.items()):
-                if name == "self":
-                    for attribute, item in list(getattr(value, "__dict__", {}).items()):
-                        found.setdefault(id(item), f"self.{attribute}")
-                elif not name.startswith("__"):
-                    _name(found, name, value)
+    main = sys.modules.get("__main__")  # at exit the user's frames are gone
+    scopes.append(getattr(main, "__dict__", {}))
+    for scope in scopes:
+        for name, value in list(scope.items()):
+            if name == "self":
+                for attribute, item in list(getattr(value, "__dict__", {}).items()):
+                    found.setdefault(id(item), f"self.{attribute}")
+            elif not name.startswith("__"):
+                _name(found, name, value)
     return found
 
 
