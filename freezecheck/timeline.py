@@ -15,6 +15,7 @@ from freezecheck.finding import Site
 
 FLAG = "flag"  # requires_grad written: names, value True/False
 MODE = "mode"  # train() / eval(): subject is the module, value is training
+REPLACE = "replace"  # modules put in the place of others: names are their parameters
 OPTIMIZER = "optimizer"  # an optimizer built
 GROUP = "group"  # a parameter group added later
 SCHEDULER = "scheduler"  # a scheduler built
@@ -22,6 +23,7 @@ WRAP = "wrap"  # DDP, DataParallel, FSDP, torch.compile: value is the wrapper
 LOAD = "load"  # load_state_dict of a model or optimizer
 PATTERN = "pattern"  # parameters chosen by a test on their names
 LOSS = "loss"  # a loss function called
+CLIP = "clip"  # gradients clipped of an iterator that had nothing left to give
 CHECKPOINT = "checkpoint"  # a reentrant checkpoint entered with no input that requires grad
 BACKWARD = "backward"
 STEP = "step"

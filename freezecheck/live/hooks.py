@@ -15,6 +15,7 @@ from freezecheck.live.record import Recorder
 from freezecheck.live.traits import traits
 from freezecheck.timeline import (
     CHECKPOINT,
+    CLIP,
     GROUP,
     LOAD,
     LOSS,
@@ -47,9 +48,11 @@ def install(recorder: Recorder, patches: Patches) -> None:
     _optimizers(recorder, patches, torch)
     _schedulers(recorder, patches, torch)
     _flags(recorder, patches, torch)
+    _modules(recorder, patches, torch)
     _modes(recorder, patches, torch)
     _loads(recorder, patches, torch)
     _backward(recorder, patches, torch)
+    _clipping(recorder, patches, torch)
     _losses(recorder, patches, torch)
     _wrappers(recorder, patches, torch)
     _checkpoints(recorder, patches)
@@ -152,6 +155,18 @@ def _flags(recorder: Recorder, patches: Patches, torch: Any) -> None:
     patches.put(kind, "requires_grad_", requires_grad_)
 
 
+def _modules(recorder: Recorder, patches: Patches, torch: Any) -> None:
+    """A module put in the place of another one, as a new head is."""
+
+    def registered(parent: Any, name: str, child: Any) -> None:
+        before = parent._modules.get(name)
+        if before is not None and child is not None and child is not before:
+            recorder.replaced(child)
+
+    home = torch.nn.modules.module
+    patches.later(home.register_module_module_registration_hook(registered).remove)
+
+
 def _modes(recorder: Recorder, patches: Patches, torch: Any) -> None:
     module = torch.nn.Module
 
@@ -209,6 +224,23 @@ def _backward(recorder: Recorder, patches: Patches, torch: Any) -> None:
     for home in (torch.autograd, torch.autograd.graph):
         if hasattr(home, "_engine_run_backward"):
             patches.around(home, "_engine_run_backward", run)
+
+
+def _clipping(recorder: Recorder, patches: Patches, torch: Any) -> None:
+    """Gradients clipped of a filter that the optimizer has used up."""
+    home = torch.nn.utils
+
+    def clip(original: Any, parameters: Any, *args: Any, **kwargs: Any) -> Any:
+        if hasattr(parameters, "__next__"):
+            given, drained = list(parameters), parameters
+            if not given:
+                recorder.note(CLIP, value=original.__name__)
+            parameters = given or drained  # torch warns of an empty generator itself
+        return original(parameters, *args, **kwargs)
+
+    for name in ("clip_grad_norm_", "clip_grad_value_"):
+        patches.around(home.clip_grad, name, clip)
+        patches.put(home, name, getattr(home.clip_grad, name))
 
 
 def _losses(recorder: Recorder, patches: Patches, torch: Any) -> None:

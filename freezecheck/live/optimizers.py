@@ -53,11 +53,37 @@ def capture(
 ) -> None:
     """Add optimizers, their groups and state, and the schedulers that drive them."""
     real = {label: unwrap(optimizer) for label, optimizer in opts.items()}
+    whole = _wholes(list(real.values()))
     for index, (label, optimizer) in enumerate(real.items()):
-        now.optimizers.append(_optimizer(now, known, index, label, optimizer, seen))
-    positions = {id(optimizer): index for index, optimizer in enumerate(real.values())}
+        now.optimizers.append(_optimizer(now, known, index, label, optimizer, seen, whole[index]))
+    positions = {
+        id(optimizer): index if outer is None else outer
+        for index, (optimizer, outer) in enumerate(zip(real.values(), whole))
+    }
     for label, scheduler in scheds.items():
         now.schedulers.append(schedulers.capture(label, scheduler, positions))
+
+
+def _wholes(optimizers: list[Any]) -> list[int | None]:
+    """For each optimizer that is only a part of another one, the position of that one.
+
+    SAM, Lookahead, LARC and ZeRO keep the optimizer that does the work in an attribute
+    and step the same tensors through it; one may also be given twice, wrapped and bare.
+    """
+    whole: list[int | None] = [None] * len(optimizers)
+    if len(optimizers) < 2:
+        return whole
+    first: dict[int, int] = {}
+    for index, optimizer in enumerate(optimizers):
+        if first.setdefault(id(optimizer), index) != index:
+            whole[index] = first[id(optimizer)]
+    for outer, optimizer in enumerate(optimizers):
+        for value in vars(optimizer).values():
+            for item in value if type(value) in (list, tuple) else (value,):
+                inner = first.get(id(item))
+                if inner is not None and inner != outer and whole[outer] is None:
+                    whole[inner] = outer
+    return whole
 
 
 def _optimizer(
@@ -67,6 +93,7 @@ def _optimizer(
     label: str,
     optimizer: Any,
     seen: Seen,
+    part_of: int | None,
 ) -> Optimizer:
     family = _family(optimizer)
     record = Optimizer(
@@ -76,7 +103,10 @@ def _optimizer(
         family=family,
         defaults=_scalars(optimizer.defaults),
         stepped=bool(optimizer.state),
+        part_of=part_of,
     )
+    if part_of is not None:
+        return record
     for number, group in enumerate(optimizer.param_groups):
         record.groups.append(_group(now, known, index, number, record, optimizer, group, seen))
     if family == "LBFGS":
@@ -127,6 +157,9 @@ def _group(
             param.zero = bool(values.is_zero(tensor))
         elif param.grad and (stopped or held.rate == 0) and tensor.grad is not None:
             param.finite = values.is_finite(tensor.grad)
+    if result.names:
+        owners = (known[id(tensor)] for tensor in tensors)
+        result.paths = tuple("" if p.model == FOREIGN else p.name for p in owners)
     return result
 
 
@@ -137,7 +170,7 @@ def _foreign(name: str, tensor: Any, seen: Seen) -> Param:
         tensor.numel(),
         values.dtype(tensor),
         values.device(tensor),
-        tensor.requires_grad,
+        seen.trainable(tensor),
         FOREIGN,
     )
     param.grad = seen.grad(tensor)

@@ -16,10 +16,10 @@ from types import FrameType
 from typing import Any
 
 from freezecheck.finding import Site
-from freezecheck.live import frames, roots, values
+from freezecheck.live import frames, patterns, roots, values
 from freezecheck.live.patches import Patches
 from freezecheck.snapshot import Snapshot
-from freezecheck.timeline import BACKWARD, FLAG, SCHEDULER, STEP, Event, Timeline
+from freezecheck.timeline import BACKWARD, FLAG, REPLACE, SCHEDULER, STEP, Event, Timeline
 
 # An optimizer that was replaced may be kept alive by its scheduler and never
 # step again: after so many steps of another one, it is not waited for.
@@ -57,7 +57,6 @@ class Recorder:
         self.samples: dict[int, int] = {}  # id of a batch norm -> batch of that forward
         self.models: dict[str, Any] = {}  # label -> weak root, as last captured
         self.labels: dict[int, str] = {}  # id of an optimizer or scheduler -> what it is called
-        self.asks: dict[tuple[str, int], Any] = {}  # (file, line) -> weak module: names asked for
         self._steps: dict[int, int] = {}  # id of an optimizer -> steps taken
         self._skipped: dict[int, int] = {}  # id of an optimizer -> steps a scaler skipped
         self._depth: dict[int, int] = {}
@@ -67,6 +66,8 @@ class Recorder:
         self._snapshot: Snapshot | None = None
         self._captured: list[Any] = []  # weak optimizers, in the order of the snapshot's
         self._ignored: set[int] = set()
+        self._reader = patterns.Reader()
+        self._asked: set[Any] = set()
         self._patches = Patches()
         self._local = threading.local()
         self._ready = False
@@ -115,6 +116,16 @@ class Recorder:
         else:
             self.note(FLAG, site=site, params=[parameter], value=value)
 
+    def replaced(self, module: Any) -> None:
+        """A module took another one's place. What one line replaces is one event."""
+        site = frames.site(2)
+        params = list(module.parameters())
+        last = self.marks[-1] if self.marks else None
+        if last and last.event.kind == REPLACE and last.event.site == site:
+            last.params.extend(weakref.ref(p) for p in params)
+        elif params:
+            self.note(REPLACE, site=site, params=params)
+
     def built(self, mark: Mark) -> None:
         """An optimizer was built."""
         self.optimizers.append(mark.subject)
@@ -127,10 +138,34 @@ class Recorder:
         kind = type(scheduler).__name__
         self.note(SCHEDULER, scheduler, value=kind, before=before, after=after)
 
-    def asked(self, module: Any, frame: FrameType) -> None:
-        """Named parameters or modules were asked for from `frame`."""
-        if frames.is_users(frame.f_code.co_filename):
-            self.asks.setdefault((frame.f_code.co_filename, frame.f_lineno), weakref.ref(module))
+    def stray(self, owner: Any, attribute: str, value: Any) -> None:
+        """An attribute without effect was set. One line's in a row are one event."""
+        site = frames.site(2)
+        plain = value if isinstance(value, (bool, int)) else type(value).__name__
+        last = self.marks[-1] if self.marks else None
+        if last and last.event.kind == STRAY and last.event.site == site:
+            if (last.event.data["attribute"], last.event.value) == (attribute, plain):
+                last.params.append(weakref.ref(owner))
+                return
+        self.note(STRAY, site=site, params=[owner], value=plain, attribute=attribute)
+
+    def asked(
+        self, module: Any, method: str, frame: FrameType, names: Callable[[], list[str]]
+    ) -> None:
+        """The user's `frame` goes through names: the tests on them are read from the source."""
+        for chain in self._reader.chains(frame, method):
+            caller = next(frames.users(frame.f_back), None)
+            where = None if caller is None else frames.place(caller)
+            key = (frame.f_code.co_filename, where, id(module), chain.branches)
+            if key in self._asked:
+                continue
+            self._asked.add(key)
+            reached = chain.reached(names())
+            if reached:
+                path = frames.shown(frame.f_code.co_filename)
+                site = Site(path, *chain.branches[0][2:])
+                data = chain.data(patterns.METHODS[method], where)
+                self.note(PATTERN, module, site=site, **data).event.names = reached
 
     def backward(self) -> None:
         """A backward is done; the first one is noted."""
