@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from freezecheck.live import frames, values
+from freezecheck.live import frames, values, watched
 from freezecheck.live.patches import Patches
 from freezecheck.live.record import Recorder
 from freezecheck.live.traits import traits
@@ -40,6 +40,13 @@ _SCHEDULERS = (
     "ChainedScheduler",
 )
 
+# Names of autograd's nodes, without "Backward0".
+_ACTIVATIONS = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
+_REARRANGES = frozenset(
+    """Alias Clone Index Permute Reshape ReshapeAlias Select Slice Squeeze T ToCopy Transpose
+    Unsqueeze UnsafeView View""".split()
+)
+
 
 def install(recorder: Recorder, patches: Patches) -> None:
     """Put every hook in place; `patches.undo()` takes them out."""
@@ -48,6 +55,7 @@ def install(recorder: Recorder, patches: Patches) -> None:
     _optimizers(recorder, patches, torch)
     _schedulers(recorder, patches, torch)
     _flags(recorder, patches, torch)
+    watched.strays(recorder.stray, patches)
     _modules(recorder, patches, torch)
     _modes(recorder, patches, torch)
     _loads(recorder, patches, torch)
@@ -85,7 +93,9 @@ def _optimizers(recorder: Recorder, patches: Patches, torch: Any) -> None:
         with recorder.nested("optimizer"):
             original(self, *args, **kwargs)
         params = [p for group in self.param_groups for p in group["params"]]
-        recorder.built(recorder.note(OPTIMIZER, self, params=params, value=type(self).__name__))
+        rates = tuple(values.number(group.get("lr", 0.0)) for group in self.param_groups)
+        kind = type(self).__name__
+        recorder.built(recorder.note(OPTIMIZER, self, params=params, value=kind, rates=rates))
 
     def add_group(original: Any, self: Any, param_group: dict[str, Any]) -> None:
         given = tuple(param_group)
@@ -100,6 +110,7 @@ def _optimizers(recorder: Recorder, patches: Patches, torch: Any) -> None:
                     index=len(self.param_groups) - 1,
                     lr=values.number(group.get("lr", 0.0)),
                     given=given,
+                    others=tuple(values.number(g.get("lr", 0.0)) for g in self.param_groups[:-1]),
                 )
 
     patches.around(base, "__init__", init)
@@ -112,14 +123,24 @@ def _schedulers(recorder: Recorder, patches: Patches, torch: Any) -> None:
     def init(original: Any, self: Any, optimizer: Any = None, *args: Any, **kwargs: Any) -> None:
         with recorder.nested("scheduler") as outermost:
             before = _rates(optimizer) if outermost else None
+            last = _last(recorder, optimizer)
             original(self, optimizer, *args, **kwargs)
         if before is not None:
-            recorder.scheduled(self, before, _rates(optimizer))
+            recorder.scheduled(self, before=before, after=_rates(optimizer), last=last)
 
     for name in _SCHEDULERS:
         kind = getattr(home, name)
         if "__init__" in vars(kind):
             patches.around(kind, "__init__", init)
+
+
+def _last(recorder: Recorder, optimizer: Any) -> tuple[float, ...] | None:
+    """The rates that the scheduler before this one last gave the groups."""
+    for reference in reversed(recorder.schedulers):
+        scheduler = reference()
+        if scheduler is not None and getattr(scheduler, "optimizer", None) is optimizer:
+            return tuple(values.number(lr) for lr in getattr(scheduler, "_last_lr", ()))
+    return None
 
 
 def _rates(optimizer: Any) -> tuple[dict[str, float | None], ...] | None:
@@ -244,7 +265,7 @@ def _clipping(recorder: Recorder, patches: Patches, torch: Any) -> None:
 
 
 def _losses(recorder: Recorder, patches: Patches, torch: Any) -> None:
-    """The first call of each loss function under grad is looked at, then never again."""
+    """The first call of each loss function that trains is looked at, then never again."""
     functional = torch.nn.functional
     originals = {name: getattr(functional, name) for name in _LOSSES}
     waiting = dict(originals)
@@ -252,7 +273,7 @@ def _losses(recorder: Recorder, patches: Patches, torch: Any) -> None:
     def listen(name: str) -> None:
         def called(original: Any, *args: Any, **kwargs: Any) -> Any:
             scores = args[0] if args else kwargs.get("input")
-            if name in waiting and torch.is_grad_enabled() and isinstance(scores, torch.Tensor):
+            if name in waiting and isinstance(scores, torch.Tensor) and scores.requires_grad:
                 del waiting[name]
                 recorder.note(LOSS, value=name, **_looks(scores, torch))
             return original(*args, **kwargs)
@@ -281,24 +302,41 @@ def _looks(scores: Any, torch: Any) -> dict[str, Any]:
 
     `looks` is "probabilities" where every row is non-negative and sums to 1,
     "log-probabilities" where its exponentials do, "unit" where all entries lie
-    in [0, 1], else "scores". Rows run along dimension 1 (the only one if 1-D).
+    in [0, 1], else "scores". Rows run along dimension 1 (the only one if 1-D). `made`
+    names the activation whose output it is, and `high` is its largest entry.
     """
-    facts: dict[str, Any] = {"shape": tuple(scores.shape), "looks": "scores"}
+    facts: dict[str, Any] = {"shape": tuple(scores.shape), "looks": "scores", "made": _made(scores)}
     real = values.readable(scores)
     if real is None or not real.is_floating_point() or real.numel() == 0:
         return {**facts, "looks": None}
+    tolerance = 1e-3 if real.dtype in (torch.float32, torch.float64) else 3e-2
     real = real.float()
     rows = 1 if real.dim() > 1 else 0
     several = real.shape[rows] > 1
+    low, high = (float(end) for end in real.aminmax())
+    facts["high"] = high
 
     def one(sums: Any) -> bool:
-        return bool(((sums - 1).abs() < 1e-3).all())
+        return bool(((sums - 1).abs() < tolerance).all())
 
-    if bool((real >= 0).all()) and bool((real <= 1).all()):
+    if low >= 0 and high <= 1:
         facts["looks"] = "probabilities" if several and one(real.sum(rows)) else "unit"
-    elif bool((real <= 0).all()) and several and one(real.exp().sum(rows)):
+    elif high <= 0 and several and one(real.exp().sum(rows)):
         facts["looks"] = "log-probabilities"
     return facts
+
+
+def _made(tensor: Any) -> str | None:
+    """The activation that made a tensor, past operations that only rearrange it."""
+    node = tensor.grad_fn
+    while node is not None:
+        operation = type(node).__name__.partition("Backward")[0]
+        if operation in _ACTIVATIONS:
+            return _ACTIVATIONS[operation]
+        if operation not in _REARRANGES or not node.next_functions:
+            return None
+        node = node.next_functions[0][0]
+    return None
 
 
 def _wrappers(recorder: Recorder, patches: Patches, torch: Any) -> None:
@@ -321,23 +359,54 @@ def _checkpoints(recorder: Recorder, patches: Patches) -> None:
         if kwargs.get("use_reentrant") is not False and torch.is_grad_enabled():
             tensors = [a for a in args if isinstance(a, torch.Tensor)]
             if tensors and not any(t.requires_grad for t in tensors):
-                owner = getattr(function, "__self__", function)
-                subject = owner if isinstance(owner, torch.nn.Module) else None
-                recorder.note(CHECKPOINT, subject)
+                subject = _module_behind(function, torch.nn.Module)
+                recorder.note(CHECKPOINT, subject, module=subject is not None)
         return original(function, *args, **kwargs)
 
     patches.around(home, "checkpoint", enter)
 
 
+def _module_behind(function: Any, kind: type[Any]) -> Any | None:
+    """The module that a checkpointed function runs: itself, a method's, a closure's only one."""
+    function = getattr(function, "func", function)  # functools.partial
+    owner = getattr(function, "__self__", function)
+    if isinstance(owner, kind):
+        return owner
+    cells = getattr(function, "__closure__", None) or ()
+    modules = [c.cell_contents for c in cells if isinstance(_content(c), kind)]
+    return modules[0] if len(modules) == 1 else None
+
+
+def _content(cell: Any) -> Any | None:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not assigned yet
+        return None
+
+
 def _name_tests(recorder: Recorder, patches: Patches, torch: Any) -> None:
-    """Where parameters are chosen by their names; the tests are read from the source later."""
+    """Where parameters are chosen by their names."""
 
-    def ask(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
-        recorder.asked(self, sys._getframe(2))
-        return original(self, *args, **kwargs)
+    def listen(method: str) -> None:
+        def ask(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+            frame = sys._getframe(2)
+            if frames.is_users(frame.f_code.co_filename) and not _memo(method, args, kwargs):
 
-    for name in ("named_parameters", "named_modules"):
-        patches.around(torch.nn.Module, name, ask)
+                def names() -> list[str]:
+                    return [name for name, _ in original(self, *args, **kwargs)]
+
+                recorder.asked(self, method, frame, names)
+            return original(self, *args, **kwargs)
+
+        patches.around(torch.nn.Module, method, ask)
+
+    for method in ("named_parameters", "named_modules", "named_children"):
+        listen(method)
+
+
+def _memo(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """The call brings a set of what it has seen, which asking twice would spoil."""
+    return method == "named_modules" and (bool(args) or "memo" in kwargs)
 
 
 def _compile(patches: Patches, torch: Any) -> None:

@@ -17,7 +17,7 @@ from freezecheck.live.capture import capture
 from freezecheck.live.oddities import contained
 from freezecheck.live.tree import unwrap, walk
 from freezecheck.snapshot import Param, Snapshot
-from freezecheck.timeline import FACT, GROUP, MODE, OPTIMIZER, PATTERN, SCHEDULER, Event, Timeline
+from freezecheck.timeline import FACT, GROUP, MODE, OPTIMIZER, SCHEDULER, Event, Timeline
 
 if TYPE_CHECKING:
     from freezecheck.live.record import Mark, Recorder
@@ -129,17 +129,13 @@ def _place_calls(now: Snapshot, recorder: Recorder, trees: list[dict[str, Any]])
 
 def timeline(recorder: Recorder, live: list[Any]) -> Timeline:
     """The recorded events that concern the run's models, with names."""
-    from freezecheck.live import facts, patterns
+    from freezecheck.live import facts
 
     models = {label: root for label, ref in recorder.models.items() if (root := ref()) is not None}
     if not recorder.models:
         models = roots.names(live, "model")
     names = Names(models, recorder)
     events = [event for mark in recorder.marks if (event := names.event(mark)) is not None]
-    for site, test in patterns.find(recorder.asks):
-        root = names.root_of(test.module)
-        if root is not None:
-            events.append(Event(PATTERN, site, *patterns.outcome(test, root)))
     events.extend(Event(FACT, value=value, data=data) for value, data in facts.gather())
     return Timeline(tuple(events))
 
@@ -178,13 +174,15 @@ class Names:
             else:
                 return None
         if mark.params:
-            found = (self.params.get(id(p)) for ref in mark.params if (p := ref()) is not None)
-            event.names = tuple(dict.fromkeys(name for name in found if name))
+            found = (self._of(item) for ref in mark.params if (item := ref()) is not None)
+            event.names = tuple(dict.fromkeys(name for name in found if name is not None))
             if not event.names and mark.subject is None:
                 return None
         return event
 
-    def root_of(self, reference: Any) -> Any | None:
-        """A weakly held module, if it belongs to the run's models."""
-        module = reference()
-        return module if module is not None and id(module) in self.modules else None
+    def _of(self, item: Any) -> str | None:
+        """The path of a parameter or module."""
+        if id(item) in self.modules:
+            label, path = self.modules[id(item)]
+            return f"{label}.{path}".rstrip(".") if self._several else path
+        return self.params.get(id(item))

@@ -1,18 +1,369 @@
-"""Tests on parameter names: `if "fc" in name`, read from the user's source, tried on real names."""
+"""Tests on parameter names in the user's source: `for name, p in model.named_parameters(): if "fc" in name`.
+
+When a line of the user's asks for names, the loop around it is read from the
+source, once a file. What the literals are is then asked of the running frame
+(`no_decay`, `args.unfreeze`): plain values only, so no code of the user's
+runs. Only loops that choose what is trained count; printing ones do not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import ast
+import linecache
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any
 
-from freezecheck.finding import Site
+from freezecheck import pattern
+from freezecheck.live.conditions import condition
+from freezecheck.live.literals import Values
+
+METHODS = {
+    "named_parameters": "parameters",
+    "named_modules": "modules",
+    "named_children": "children",
+}
+_TRANSPARENT = ("enumerate", "iter", "list", "reversed", "sorted", "tqdm", "tuple")
+_STATISTICS = ("all", "any", "len", "max", "min", "print", "set", "sum")
+_COLLECTING = ("add", "add_param_group", "append", "extend", "insert")
+_CONTAINERS = (ast.Tuple, ast.List, ast.Set, ast.Dict, ast.Starred)
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+_Comprehension = (ast.ListComp, ast.SetComp, ast.GeneratorExp)
 
 
-def find(asks: Mapping[tuple[str, int], Any]) -> Iterator[tuple[Site, Any]]:
-    """The tests on names in the loops that asked for them."""
-    yield from ()
+@dataclass(slots=True)
+class _Arms:
+    """An if/elif chain, or one conditional expression, before its literals are known."""
+
+    arms: list[tuple[ast.expr, str]]  # test, action
+    total: bool  # there is an else
+    guards: list[ast.expr] = field(default_factory=list)  # what holds of names that come here
 
 
-def outcome(test: Any, root: Any) -> tuple[Any, ...]:
-    """What the test chose among the names of `root`."""
-    return ()
+@dataclass(slots=True)
+class _Loop:
+    """A loop over (name, thing) pairs."""
+
+    name: str
+    around: dict[str, ast.expr]  # variables of the loops around it, and what these go through
+    chains: list[_Arms]
+
+
+@dataclass(slots=True)
+class Found:
+    """A chain with its literals, and the names that come to it."""
+
+    branches: tuple[tuple[Any, str, int, int], ...]  # fields of `pattern.Branch`
+    total: bool
+    guards: tuple[Any, ...]
+
+    def data(self, of: str, caller: tuple[str, int] | None) -> dict[str, Any]:
+        """The data of its PATTERN event."""
+        return {"of": of, "branches": self.branches, "else": self.total, "caller": caller}
+
+    def reached(self, names: Iterable[str]) -> tuple[str, ...]:
+        """Those of `names` that no condition before the chain keeps out."""
+        return tuple(
+            name
+            for name in names
+            if all(pattern.value(guard, name) is not False for guard in self.guards)
+        )
+
+
+class Reader:
+    """Reads each file once."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, dict[tuple[int, str], list[_Loop]]] = {}
+
+    def chains(self, frame: FrameType, method: str) -> list[Found]:
+        """The chains of tests on the names that `frame` is just asking for by `method`."""
+        filename = frame.f_code.co_filename
+        loops = self._files.get(filename)
+        if loops is None:
+            loops = self._files[filename] = _loops_by_line(filename)
+        found = []
+        for loop in loops.get((frame.f_lineno, method), ()):
+            values = Values(frame, loop.around)
+            for chain in loop.chains:
+                branches = tuple(
+                    (condition(test, loop.name, values), action, test.lineno, test.col_offset + 1)
+                    for test, action in chain.arms
+                )
+                if any(any(pattern.tests(branch[0])) for branch in branches):
+                    guards = tuple(condition(g, loop.name, values) for g in chain.guards)
+                    found.append(Found(branches, chain.total, guards))
+        return found
+
+
+# -- finding the loops --------------------------------------------------------
+
+
+def _loops_by_line(filename: str) -> dict[tuple[int, str], list[_Loop]]:
+    """Loops by the lines of the call that asks for their names, and its method."""
+    try:
+        tree = ast.parse("".join(linecache.getlines(filename)))
+    except (SyntaxError, ValueError, RecursionError):
+        return {}
+    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
+    calls: dict[tuple[int, str], list[ast.Call]] = {}
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in METHODS
+        ):
+            for line in range(node.lineno, (node.end_lineno or node.lineno) + 1):
+                calls.setdefault((line, node.func.attr), []).append(node)
+    found: dict[tuple[int, str], list[_Loop]] = {}
+    for key, asking in calls.items():
+        # Several calls on one line are told apart only if all ask the same module.
+        if len({ast.dump(call.func) for call in asking}) == 1:
+            loops = [loop for call in asking for loop in _loops(call, parents)]
+            if loops:
+                found[key] = loops
+    return found
+
+
+def _loops(call: ast.AST, parents: dict[ast.AST, ast.AST]) -> Iterator[_Loop]:
+    """The loops that go through what `call` gives."""
+    node, indexed = call, False
+    while _is_transparent(up := parents.get(node), node):
+        indexed = indexed or up.func.id == "enumerate"  # type: ignore[union-attr]
+        node = up  # type: ignore[assignment]
+    if isinstance(up, (ast.For, ast.AsyncFor)) and up.iter is node:
+        yield from _loop(up, up.target, indexed, parents)
+    elif isinstance(up, ast.comprehension) and up.iter is node:
+        yield from _loop(parents[up], up.target, indexed, parents)
+    elif isinstance(up, ast.Assign) and len(up.targets) == 1 and not indexed:
+        target = up.targets[0]
+        if isinstance(target, ast.Name):
+            scope = _scope(up, parents)
+            names = [n for n in ast.walk(scope) if isinstance(n, ast.Name) and n.id == target.id]
+            if sum(isinstance(n.ctx, ast.Store) for n in names) == 1:
+                for name in names:
+                    if name is not target:
+                        yield from _loops(name, parents)
+
+
+def _is_transparent(up: ast.AST | None, node: ast.AST) -> bool:
+    """`enumerate(...)` and the like, which hand on what they get."""
+    return (
+        isinstance(up, ast.Call)
+        and isinstance(up.func, ast.Name)
+        and up.func.id in _TRANSPARENT
+        and up.args[:1] == [node]
+    )
+
+
+def _scope(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> ast.AST:
+    while node in parents and not isinstance(node, _FUNCTIONS):
+        node = parents[node]
+    return node
+
+
+def _loop(
+    node: ast.AST, target: ast.expr, indexed: bool, parents: dict[ast.AST, ast.AST]
+) -> Iterator[_Loop]:
+    """The loop at `node`, if it unpacks pairs and chooses what is trained."""
+    if indexed:
+        if not isinstance(target, ast.Tuple) or len(target.elts) != 2:
+            return
+        target = target.elts[1]
+    if not isinstance(target, ast.Tuple) or len(target.elts) != 2:
+        return
+    name, thing = target.elts
+    if not isinstance(name, ast.Name) or not isinstance(thing, ast.Name):
+        return
+    if isinstance(node, (ast.For, ast.AsyncFor)):
+        if any(_stores(statement, name.id) for statement in node.body):
+            return  # it tests other strings than the names
+        chains = list(_in_body(node.body, thing.id))
+    else:
+        chains = list(_in_comprehension(node, thing.id, parents))
+    if chains:
+        yield _Loop(name.id, _around(node, parents), chains)
+
+
+def _stores(node: ast.AST, name: str) -> bool:
+    return any(
+        isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store)
+        for n in ast.walk(node)
+    )
+
+
+def _around(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> dict[str, ast.expr]:
+    """Variables of the loops around `node`, up to its function."""
+    found: dict[str, ast.expr] = {}
+    loops: list[Any] = []
+    if isinstance(node, _Comprehension):
+        loops += node.generators
+    up = parents.get(node)
+    while up is not None and not isinstance(up, _FUNCTIONS):
+        if isinstance(up, (ast.For, ast.AsyncFor)):
+            loops.append(up)
+        elif isinstance(up, (*_Comprehension, ast.DictComp)):
+            loops += up.generators
+        up = parents.get(up)
+    for loop in loops:
+        if isinstance(loop.target, ast.Name):
+            found.setdefault(loop.target.id, loop.iter)
+    return found
+
+
+# -- the tests in a loop ------------------------------------------------------
+
+
+def _in_comprehension(
+    node: ast.AST, thing: str, parents: dict[ast.AST, ast.AST]
+) -> Iterator[_Arms]:
+    """`[p for n, p in model.named_parameters() if "fc" in n]`."""
+    up = parents.get(node)
+    counted = isinstance(up, ast.Call) and isinstance(up.func, ast.Name)
+    if counted and up.func.id in _STATISTICS:  # type: ignore[union-attr]
+        return
+    if not isinstance(node, _Comprehension) or not _hands_on(node.elt, thing):
+        return
+    ifs = [test for generator in node.generators for test in generator.ifs]
+    if ifs:
+        whole = ifs[0] if len(ifs) == 1 else ast.BoolOp(ast.And(), ifs)
+        yield _Arms([(ast.copy_location(whole, ifs[0]), "collect")], False)
+    for inner in ast.walk(node.elt):
+        if isinstance(inner, ast.IfExp):
+            yield _Arms([(inner.test, "collect")], True, ifs)
+
+
+def _in_body(body: list[ast.stmt], thing: str) -> Iterator[_Arms]:
+    """The chains in the body of a `for`."""
+    actions = {a for statement in body if (a := _action([statement], thing)) not in ("", "skip")}
+    if actions:
+        yield from _statements(body, thing, "collect" in actions, [])
+
+
+def _statements(
+    body: list[ast.stmt], thing: str, collects: bool, guards: list[ast.expr]
+) -> Iterator[_Arms]:
+    guards = list(guards)
+    for statement in body:
+        if isinstance(statement, ast.If):
+            arms, rest = _arms(statement)
+            acting = [(test, _effect(block, thing, collects)) for test, block in arms]
+            if any(action for _, action in acting) or _effect(rest, thing, collects):
+                yield _Arms(acting, bool(rest), guards)
+            passed: list[ast.expr] = []
+            for test, block in arms:
+                yield from _statements(block, thing, collects, [*guards, *passed, test])
+                passed.append(ast.UnaryOp(ast.Not(), test))
+            yield from _statements(rest, thing, collects, [*guards, *passed])
+            guards += [
+                other
+                for other, (_, block) in zip(passed, arms)
+                if isinstance(block[-1], ast.Continue)
+            ]
+        elif isinstance(statement, _FUNCTIONS):
+            continue
+        elif blocks := [
+            block
+            for name in ("body", "orelse", "finalbody")
+            if (block := getattr(statement, name, None))
+        ]:
+            for block in blocks:
+                yield from _statements(block, thing, collects, guards)
+        else:
+            yield from _in_statement(statement, thing, collects, guards)
+
+
+def _arms(statement: ast.If) -> tuple[list[tuple[ast.expr, list[ast.stmt]]], list[ast.stmt]]:
+    """The tests and blocks of an if/elif chain, and the block of its else."""
+    arms, rest = [(statement.test, statement.body)], statement.orelse
+    while len(rest) == 1 and isinstance(rest[0], ast.If):
+        arms.append((rest[0].test, rest[0].body))
+        rest = rest[0].orelse
+    return arms, rest
+
+
+def _in_statement(
+    statement: ast.stmt, thing: str, collects: bool, guards: list[ast.expr]
+) -> Iterator[_Arms]:
+    """`p.requires_grad = "fc" in name`, `lr = 1e-3 if "head" in name else 1e-5`."""
+    flag = _flag_value(statement)
+    if isinstance(flag, ast.IfExp):
+        action = _flag(flag.body)
+        yield _Arms([(flag.test, action)], True, guards)
+    elif flag is not None and not isinstance(flag, ast.Constant):
+        yield _Arms([(flag, "unfreeze")], True, guards)
+    elif collects and (_assigns_name(statement) or _action([statement], thing)):
+        for inner in ast.walk(statement):
+            if isinstance(inner, ast.IfExp):
+                yield _Arms([(inner.test, "collect")], True, guards)
+
+
+def _effect(block: list[ast.stmt], thing: str, collects: bool) -> str:
+    """What a block does; setting a variable counts where the loop collects by it."""
+    action = _action(block, thing)
+    return action or ("collect" if collects and any(map(_assigns_name, block)) else "")
+
+
+def _assigns_name(statement: ast.stmt) -> bool:
+    return isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
+
+
+def _action(block: list[ast.stmt], thing: str) -> str:
+    """What statements do to what is trained; see `pattern.Branch.action`."""
+    for statement in block:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Continue):
+                return "skip"
+            if (flag := _flag_value(node)) is not None:
+                return _flag(flag)
+            if isinstance(node, ast.AugAssign) and _hands_on(node.value, thing):
+                return "collect"
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                called = node.func.attr
+                if called in _COLLECTING and any(_hands_on(a, thing) for a in node.args):
+                    return "collect"
+                if called in ("eval", "train") and not node.keywords and len(node.args) < 2:
+                    off = called == "eval" or (node.args and _flag(node.args[0]) == "freeze")
+                    return "eval" if off else "train"
+    return ""
+
+
+def _flag_value(node: ast.AST) -> ast.expr | None:
+    """What `x.requires_grad = value` or `x.requires_grad_(value)` writes."""
+    if isinstance(node, ast.Expr):
+        node = node.value
+    if isinstance(node, ast.Assign):
+        target = node.targets[0]
+        if isinstance(target, ast.Attribute) and target.attr == "requires_grad":
+            return node.value
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == "requires_grad_"
+    ):
+        given = [*node.args, *(keyword.value for keyword in node.keywords)]
+        return given[0] if given else ast.Constant(True)
+    return None
+
+
+def _flag(value: ast.expr) -> str:
+    """A flag that is written, as an action."""
+    if isinstance(value, ast.Constant) and value.value in (True, False):
+        return "unfreeze" if value.value else "freeze"
+    return "flag"
+
+
+def _hands_on(node: ast.AST, thing: str) -> bool:
+    """The expression is `thing` itself, its parameters, or a container of these."""
+    if isinstance(node, ast.Name):
+        return node.id == thing
+    if isinstance(node, _CONTAINERS):
+        return any(_hands_on(child, thing) for child in ast.iter_child_nodes(node))
+    if isinstance(node, ast.Call):
+        if isinstance(node.func, ast.Attribute):
+            return node.func.attr == "parameters" and _hands_on(node.func.value, thing)
+        if isinstance(node.func, ast.Name) and node.func.id in ("dict", "list", "tuple"):
+            given = [*node.args, *(keyword.value for keyword in node.keywords)]
+            return any(_hands_on(child, thing) for child in given)
+    return False

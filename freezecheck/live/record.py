@@ -19,7 +19,17 @@ from freezecheck.finding import Site
 from freezecheck.live import frames, patterns, roots, values
 from freezecheck.live.patches import Patches
 from freezecheck.snapshot import Snapshot
-from freezecheck.timeline import BACKWARD, FLAG, REPLACE, SCHEDULER, STEP, Event, Timeline
+from freezecheck.timeline import (
+    BACKWARD,
+    FLAG,
+    PATTERN,
+    REPLACE,
+    SCHEDULER,
+    STEP,
+    STRAY,
+    Event,
+    Timeline,
+)
 
 # An optimizer that was replaced may be kept alive by its scheduler and never
 # step again: after so many steps of another one, it is not waited for.
@@ -132,30 +142,27 @@ class Recorder:
         if self.on_optimizer is not None and len(self.optimizers) == 1:
             self.on_optimizer()
 
-    def scheduled(self, scheduler: Any, before: Any, after: Any) -> None:
-        """A scheduler was built; `before` and `after` are the groups' rates around that."""
+    def scheduled(self, scheduler: Any, **rates: Any) -> None:
+        """A scheduler was built; `rates` are the groups' before, after and from the one before."""
         self.schedulers.append(weakref.ref(scheduler))
-        kind = type(scheduler).__name__
-        self.note(SCHEDULER, scheduler, value=kind, before=before, after=after)
+        self.note(SCHEDULER, scheduler, value=type(scheduler).__name__, **rates)
 
     def stray(self, owner: Any, attribute: str, value: Any) -> None:
         """An attribute without effect was set. One line's in a row are one event."""
         site = frames.site(2)
         plain = value if isinstance(value, (bool, int)) else type(value).__name__
+        new = Event(STRAY, site, value=plain, step=self.steps, data={"attribute": attribute})
         last = self.marks[-1] if self.marks else None
-        if last and last.event.kind == STRAY and last.event.site == site:
-            if (last.event.data["attribute"], last.event.value) == (attribute, plain):
-                last.params.append(weakref.ref(owner))
-                return
-        self.note(STRAY, site=site, params=[owner], value=plain, attribute=attribute)
+        if last is None or last.event != new:
+            self.marks.append(last := Mark(new))
+        last.params.append(weakref.ref(owner))
 
     def asked(
         self, module: Any, method: str, frame: FrameType, names: Callable[[], list[str]]
     ) -> None:
         """The user's `frame` goes through names: the tests on them are read from the source."""
         for chain in self._reader.chains(frame, method):
-            caller = next(frames.users(frame.f_back), None)
-            where = None if caller is None else frames.place(caller)
+            where = _caller(frame)
             key = (frame.f_code.co_filename, where, id(module), chain.branches)
             if key in self._asked:
                 continue
@@ -288,6 +295,14 @@ class Nesting:
 
     def __exit__(self, *exc: object) -> None:
         setattr(self._local, self._key, getattr(self._local, self._key) - 1)
+
+
+def _caller(frame: FrameType) -> tuple[str, int] | None:
+    """File and line from which the function of `frame` was called; None at top level."""
+    if frame.f_code.co_name == "<module>":
+        return None
+    caller = next(frames.users(frame.f_back), None)
+    return None if caller is None else (frames.shown(caller.f_code.co_filename), caller.f_lineno)
 
 
 def alive(references: list[Any]) -> list[Any]:
