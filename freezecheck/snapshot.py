@@ -8,6 +8,7 @@ it and never see a tensor. Every record is read-only once captured. Indices
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -212,6 +213,7 @@ class Optimizer:
     stepped: bool = False  # holds state from an earlier step
     closure: bool = False  # its step is driven by a closure
     idle: bool = False  # in a recorded run: never stepped while another one was
+    dropped: bool = False  # in a recorded run: nothing but a scheduler refers to it any more
     converged: bool | None = None  # LBFGS: its gradients are within its tolerance
     part_of: int | None = None  # the optimizer around it (SAM, ZeRO), which has its groups here
     site: Site | None = None
@@ -234,6 +236,9 @@ class Scheduler:
     peaks: tuple[float, ...] = ()  # largest rate of each group to come; empty: not worked out
     options: dict[str, Any] = field(default_factory=dict)  # eta_min, T_max, total_steps, ...
     parts: list[Scheduler] = field(default_factory=list)  # of a SequentialLR, ChainedScheduler
+    # Tensors that both its optimizer and those inspected hold; None: it drives one of
+    # these, or does not show its optimizer.
+    shared: int | None = None
     site: Site | None = None
 
     @property
@@ -282,6 +287,18 @@ class Snapshot:
     def active(self) -> list[int]:
         """Optimizers that step, as far as is known: not idle, and no other one's part."""
         return [i for i, o in enumerate(self.optimizers) if not o.idle and o.part_of is None]
+
+    def holder(self, model: int) -> Optimizer:
+        """The optimizer that holds most of a model, of those that step; one of them if none does."""
+        tensors: Counter[int] = Counter(dict.fromkeys(self.active or [0], 0))
+        tensors.update(
+            h.optimizer
+            for p in self.params
+            if p.model == model
+            for h in p.held
+            if h.optimizer in tensors
+        )
+        return self.optimizers[max(tensors, key=lambda index: tensors[index])]
 
     @cached_property
     def superseded(self) -> set[int]:
@@ -394,6 +411,12 @@ class Snapshot:
     def batchnorms(self) -> Iterator[Norm]:
         """Norm layers that keep running statistics (BatchNorm, InstanceNorm with tracking)."""
         return (n for n in self.norms if n.kind == "batch" or n.has_stats)
+
+    def layers(self, norms: list[Norm]) -> str:
+        """`20 BatchNorm layers of model (bn1, layer1.0.bn1 and 18 more)`; all of one model."""
+        kind = "BatchNorm layer" if all(n.kind == "batch" for n in norms) else "norm layer"
+        label = self.models[norms[0].model].label
+        return f"{count(len(norms), kind)} of {label} ({summarise([n.path for n in norms])})"
 
     def path(self, model: int, path: str) -> str:
         """`path` as a symbol: with the model's label where there are several models."""

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from freezecheck.finding import Finding, Note, Severity, Site
+from freezecheck.finding import Finding, Note, Severity
 from freezecheck.rule import Rule
-from freezecheck.snapshot import Snapshot, count, summarise
-from freezecheck.timeline import FLAG, Timeline
+from freezecheck.snapshot import Param, Snapshot, count, summarise
+from freezecheck.story import changed_since, story
+from freezecheck.timeline import Timeline
 
 
 class TrainableNotInOptimizer(Rule):
@@ -23,6 +24,8 @@ class TrainableNotInOptimizer(Rule):
 
     ## Bad
 
+    Built from the parameters that were trainable then, and `layer4` unfrozen afterwards:
+
     ```python
     import torch, torchvision
     from torch.nn import functional as F
@@ -37,6 +40,25 @@ class TrainableNotInOptimizer(Rule):
     model.eval()
 
     loss = F.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 3]))
+    loss.backward()
+    optimizer.step()
+    ```
+
+    The head replaced after the optimizer was built, which goes on stepping the old one:
+
+    ```python
+    import torch, torchvision
+    from torch.nn import functional as F
+
+    model = torchvision.models.resnet18(weights="DEFAULT")
+    optimizer = torch.optim.AdamW(  # <- FC201
+        [
+            {"params": [p for n, p in model.named_parameters() if not n.startswith("fc.")], "lr": 1e-5},
+            {"params": model.fc.parameters(), "lr": 1e-3},
+        ]
+    )
+    model.fc = torch.nn.Linear(512, 5)
+    loss = F.cross_entropy(model(torch.randn(8, 3, 32, 32)), torch.arange(8) % 5)
     loss.backward()
     optimizer.step()
     ```
@@ -66,17 +88,45 @@ class TrainableNotInOptimizer(Rule):
     optimizer.step()
     ```
 
+    A teacher and a moving average require grad and are in no optimizer, as they should be:
+
+    ```python
+    import copy, torch
+    from torch import nn
+
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4))
+    ema, teacher = copy.deepcopy(model), copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    x = torch.randn(16, 8)
+    with torch.no_grad():
+        target = teacher(x)
+    nn.functional.mse_loss(model(x), target).backward()
+    optimizer.step()
+    with torch.no_grad():
+        for average, p in zip(ema.parameters(), model.parameters()):
+            average.lerp_(p, 0.01)
+    ```
+
     ## How it is found
 
     By identity: a parameter is in an optimizer if it is the same object as an entry
-    of one of its groups. In a recorded run, only parameters that received a gradient
-    count.
+    of one of its groups. In a recorded run, and after any backward, only parameters that
+    received a gradient count, so copies and linear probes under `no_grad` are left alone.
+    An optimizer that never steps, while one that was built later steps some of its
+    tensors, holds nothing.
+
+    It is a warning, not an error, where leaving them out may be meant: before the first
+    gradient, where the head alone is in the optimizer (a linear probe under `no_grad`); in
+    a run, where nothing was ever frozen, unfrozen or replaced (the optimizer was given a
+    part of the model, and the rest computes gradients for nothing); and for a second model
+    in train mode that another one learns through.
 
     ## Limits
 
-    Without gradients (before the first backward) a backbone that is left out as a
-    whole while the head is in the optimizer may be a linear probe under `no_grad`;
-    it is then a warning, not an error.
+    All optimizers have to be given to `inspect`: what another one holds looks missing.
+    Silent about a whole model in eval mode, which may be a loss network; about a model
+    that is a copy of one in the optimizer; and, before the first gradient, about a
+    sub-module built like another one (a target network) and any second model.
 
     ## References
 
@@ -88,45 +138,124 @@ class TrainableNotInOptimizer(Rule):
     severity = Severity.ERROR
 
     def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
-        if not now.optimizers:
+        if not now.optimizers or not now.lost:
             return
-        missing = [p for p in now.missing if p.grad is not None or not now.after_backward]
-        for index, model in enumerate(now.models):
-            mine = [p for p in missing if p.model == index]
-            if not mine:
-                continue
-            names = [now.path(index, p.name) for p in mine]
-            yield self.finding(
-                f"{count(len(mine), 'trainable tensor')} ({sum(p.numel for p in mine):,} parameters)"
-                f" of {model.label} in no optimizer: {summarise(names)}."
-                " They get gradients and never move.",
-                site=self._site(now),
-                symbol=names[0],
-                notes=self._story(now, past, names),
-                fix="build the optimizer after everything is unfrozen and in its place,"
-                " or add them with add_param_group()",
-                severity=self._severity(now, index),
-                subject=model.label,
-            )
+        for index in range(len(now.models)):
+            lost = [p for p in now.lost if p.model == index]
+            if not now.after_backward:
+                lost = _without_twins(lost, now)
+            severity = self._severity(now, past, index, lost) if lost else None
+            if severity is not None:
+                yield self._about(now, past, index, lost, severity)
 
-    def _severity(self, now: Snapshot, model: int) -> Severity:
-        """A whole backbone outside, before any gradient, may be a linear probe under no_grad."""
+    def _severity(
+        self, now: Snapshot, past: Timeline, index: int, lost: Sequence[Param]
+    ) -> Severity | None:
+        """None where leaving them out is, or may well be, what was meant."""
+        absent = {id(p) for p in now.missing}
+        held = [p for p in now.params if p.trainable and p.held and id(p) not in absent]
+        stages = {p.stage for p in held if p.model == index}
+        if not stages:
+            if not held or _all_replaced(now, lost):
+                return Severity.ERROR
+            return Severity.WARNING if self._learns_through(now, index) else None
         if now.after_backward:
-            return Severity.ERROR
-        last = len(now.models[model].stages) - 1
-        held = {p.stage for p in now.trainable if p.model == model and p.held}
-        return Severity.WARNING if held == {last} else Severity.ERROR
+            return Severity.WARNING if self._as_given(now, past, index, lost) else Severity.ERROR
+        last = len(now.models[index].stages) - 1
+        return Severity.WARNING if last > 0 and stages == {last} else Severity.ERROR
 
-    def _site(self, now: Snapshot) -> Site | None:
-        return next((o.site for o in now.optimizers if o.site and not o.idle), None)
+    def _learns_through(self, now: Snapshot, index: int) -> bool:
+        """Another model is trained, and its gradients pass through this one, in train mode."""
+        if not now.after_backward or now.models[index].resting:
+            return False
+        shapes = [p.shape for p in now.of_model(index)]
+        others = {p.model for p in now.trainable if p.held and p.model != index}
+        return bool(others) and all([p.shape for p in now.of_model(o)] != shapes for o in others)
 
-    def _story(
-        self, now: Snapshot, past: Timeline, names: list[str]
-    ) -> Iterator[Note]:
-        for optimizer in now.optimizers:
-            if optimizer.site:
-                yield Note("the optimizer took its parameters here", optimizer.site)
-        chosen = set(names)
-        for event in past.of(FLAG):
-            if event.value and chosen & set(event.names):
-                yield Note(f"{summarise(list(event.names))} unfrozen here", event.site)
+    def _as_given(self, now: Snapshot, past: Timeline, index: int, lost: Sequence[Param]) -> bool:
+        """The optimizer was given a part of a model that no line froze or changed."""
+        if not now.recorded or now.foreign or any(p.model == index for p in now.frozen):
+            return False
+        head = now.models[index].head
+        if head and head.fresh is not False and any(p.module == head.path for p in lost):
+            return False  # a new head is there to be trained
+        names = [now.path(index, p.name) for p in lost]
+        return not any(any(changed_since(past, now.optimizers[i].label, names)) for i in now.active)
+
+    def _about(
+        self,
+        now: Snapshot,
+        past: Timeline,
+        index: int,
+        lost: Sequence[Param],
+        severity: Severity,
+    ) -> Finding:
+        model = now.models[index]
+        names = [now.path(index, p.name) for p in lost]
+        optimizer = now.holder(index)
+        idle = {now.optimizers[h.optimizer].label for p in lost for h in p.held}
+        place = "in no optimizer"
+        if idle:
+            place = f"only in {' and '.join(sorted(idle))}, which is not stepped"
+        size = sum(p.numel for p in lost)
+        fate = "They get gradients and never move." if now.after_backward else "They never move."
+        meant = severity < Severity.ERROR
+        return self.finding(
+            f"{count(len(lost), 'trainable tensor')} ({size:,} parameters) of {model.label}"
+            f" {'is' if len(lost) == 1 else 'are'} {place}: {summarise(names)}. {fate}",
+            site=optimizer.site,
+            symbol=names[0],
+            notes=(
+                *story(past, names, [now.optimizers[i].label for i in now.active]),
+                *_old_ones(now, lost),
+            ),
+            fix="add them to the optimizer, or freeze them if they are meant to stay as they are"
+            if meant
+            else "build the optimizer after everything is unfrozen and in its place,"
+            " or add them with add_param_group()",
+            severity=severity,
+            subject=(model.label, *(now.optimizers[i].label for i in now.active)),
+        )
+
+
+def _form(param: Param) -> tuple[object, ...]:
+    """Equal for two heads that differ in their number of classes alone."""
+    return (param.dtype, len(param.shape), *param.shape[1:])
+
+
+def _all_replaced(now: Snapshot, lost: Sequence[Param]) -> bool:
+    """Each lost tensor may have taken the place of one that is still in an optimizer."""
+    return {_form(p) for p in lost} <= {_form(p) for p in now.foreign}
+
+
+def _old_ones(now: Snapshot, lost: Sequence[Param]) -> Iterator[Note]:
+    forms = {_form(p) for p in lost}
+    old = [p for p in now.foreign if _form(p) in forms]
+    if old:
+        label = now.optimizers[old[0].held[0].optimizer].label
+        shapes = summarise([str(tuple(p.shape)) for p in old])
+        yield Note(f"{label} holds {count(len(old), 'tensor')} that no model has: {shapes}")
+
+
+def _without_twins(lost: list[Param], now: Snapshot) -> list[Param]:
+    """Leave out direct children built exactly like another one that is held: target networks."""
+    absent = {id(p) for p in lost}
+    children: dict[tuple[int, str], list[Param]] = {}
+    for param in now.owned:
+        children.setdefault((param.model, param.name.partition(".")[0]), []).append(param)
+
+    def build(params: list[Param]) -> tuple[object, ...]:
+        return tuple((p.name.partition(".")[2], p.shape) for p in params)
+
+    held = {
+        build(params)
+        for params in children.values()
+        if len(params) > 1 and not any(id(p) in absent for p in params)
+    }
+    twins = {
+        id(p)
+        for params in children.values()
+        if all(id(p) in absent for p in params) and build(params) in held
+        for p in params
+    }
+    return [p for p in lost if id(p) not in twins]

@@ -1,0 +1,55 @@
+"""The notes of a finding: what a run did to its parameters and optimizers, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from freezecheck.finding import Note, Site
+from freezecheck.snapshot import summarise
+from freezecheck.timeline import FLAG, GROUP, OPTIMIZER, REPLACE, STEP, Event, Timeline
+
+
+def story(
+    past: Timeline, names: Iterable[str] = (), optimizers: Iterable[str] = ()
+) -> tuple[Note, ...]:
+    """What was done to the parameters `names` and to the optimizers with these labels.
+
+    What one line did several times, as a loop does, is one note. Nothing for an
+    empty timeline.
+    """
+    chosen, labels = set(names), set(optimizers)
+    told: dict[tuple[str, Site | None], dict[str, None]] = {}
+    stepped: set[str] = set()
+    for event in past.events:
+        if event.kind == STEP and event.subject in labels - stepped:
+            stepped.add(event.subject)
+            told[f"{event.subject} takes its first step here", event.site] = {}
+        elif event.kind in (OPTIMIZER, GROUP) and event.subject in labels:
+            what = "built" if event.kind == OPTIMIZER else "given another group"
+            told[f"{event.subject} is {what} here", event.site] = {}
+        elif event.kind in (FLAG, REPLACE):
+            common = [name for name in event.names if name in chosen]
+            if common:
+                told.setdefault((_verb(event), event.site), {}).update(dict.fromkeys(common))
+    return tuple(Note(*_worded(text, list(about), site)) for (text, site), about in told.items())
+
+
+def _verb(event: Event) -> str:
+    if event.kind == REPLACE:
+        return "put in place here"
+    return "unfrozen here" if event.value else "frozen here"
+
+
+def _worded(text: str, about: list[str], site: Site | None) -> tuple[str, Site | None]:
+    return (f"{summarise(about)} {text}" if about else text), site
+
+
+def changed_since(past: Timeline, label: str, names: Iterable[str]) -> Iterator[Event]:
+    """Events that unfroze some of `names`, or put them in place, after the optimizer was built."""
+    chosen, built = set(names), False
+    for event in past.events:
+        if event.kind == OPTIMIZER and event.subject == label:
+            built = True
+        elif built and (event.kind == REPLACE or (event.kind == FLAG and event.value)):
+            if not chosen.isdisjoint(event.names):
+                yield event
