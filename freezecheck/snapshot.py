@@ -214,6 +214,7 @@ class Optimizer:
     closure: bool = False  # its step is driven by a closure
     idle: bool = False  # in a recorded run: never stepped while another one was
     dropped: bool = False  # in a recorded run: nothing but a scheduler refers to it any more
+    dropped: bool = False  # in a recorded run: nothing but a scheduler refers to it any more
     converged: bool | None = None  # LBFGS: its gradients are within its tolerance
     part_of: int | None = None  # the optimizer around it (SAM, ZeRO), which has its groups here
     site: Site | None = None
@@ -236,6 +237,9 @@ class Scheduler:
     peaks: tuple[float, ...] = ()  # largest rate of each group to come; empty: not worked out
     options: dict[str, Any] = field(default_factory=dict)  # eta_min, T_max, total_steps, ...
     parts: list[Scheduler] = field(default_factory=list)  # of a SequentialLR, ChainedScheduler
+    # Tensors that both its optimizer and those inspected hold; None: it drives one of
+    # these, or does not show its optimizer.
+    shared: int | None = None
     # Tensors that both its optimizer and those inspected hold; None: it drives one of
     # these, or does not show its optimizer.
     shared: int | None = None

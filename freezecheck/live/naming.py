@@ -7,8 +7,10 @@ left out.
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Mapping
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from freezecheck.finding import Site
@@ -47,6 +49,7 @@ def capture_run(
     )
     for record, optimizer in zip(now.optimizers, optimizers):
         record.closure = recorder.driven_by_closure(optimizer)
+    _mark_dropped(now, optimizers, [named_optimizers, *alive(recorder.schedulers)])
     recorder.models = {label: weakref.ref(root) for label, root in models.items()}
     for labels in (named_optimizers, named_schedulers):
         recorder.labels.update((id(item), label) for label, item in labels.items())
@@ -69,6 +72,22 @@ def _concerned(live: list[Any], held: set[int], grads: Mapping[int, str]) -> lis
         if id(root) in kept
         or (id(root) not in lost and any(id(p) in grads for p in root.parameters()))
     ]
+
+
+def _mark_dropped(now: Snapshot, optimizers: list[Any], others: list[Any]) -> None:
+    """Which optimizers were replaced: of several, those that only a scheduler keeps alive.
+
+    `others` are the schedulers and what else of ours refers to the optimizers.
+    """
+    if len(optimizers) < 2:
+        return
+    discounted = {id(optimizers), *map(id, others)}
+    discounted.update(id(vars(o)) for o in others if hasattr(o, "__dict__"))
+    for index in {s.optimizer for s in now.schedulers if s.optimizer is not None}:
+        holders = gc.get_referrers(optimizers[index])
+        now.optimizers[index].dropped = all(
+            id(h) in discounted or isinstance(h, FrameType) for h in holders
+        )
 
 
 def _outermost(schedulers: list[Any]) -> list[Any]:

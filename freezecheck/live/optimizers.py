@@ -60,8 +60,22 @@ def capture(
         id(optimizer): index if outer is None else outer
         for index, (optimizer, outer) in enumerate(zip(real.values(), whole))
     }
+    for optimizer in real.values():  # some optimizers lend their groups to another object
+        for group in optimizer.param_groups:
+            positions.setdefault(id(group), positions[id(optimizer)])
     for label, scheduler in scheds.items():
-        now.schedulers.append(schedulers.capture(label, scheduler, positions))
+        record = schedulers.capture(label, scheduler, positions)
+        if record.optimizer is None:
+            record.shared = _shared(known, schedulers.driven(schedulers.unwrap(scheduler)))
+        now.schedulers.append(record)
+
+
+def _shared(known: Mapping[int, Param], optimizer: Any) -> int | None:
+    """Tensors of an optimizer that was not given which one that was given holds too."""
+    if optimizer is None:
+        return None
+    tensors = {id(tensor) for group in optimizer.param_groups for tensor in group["params"]}
+    return sum(key in known and bool(known[key].held) for key in tensors)
 
 
 def _wholes(optimizers: list[Any]) -> list[int | None]:

@@ -35,12 +35,17 @@ _OPTIONS = (
 
 
 def capture(label: str, scheduler: Any, positions: Mapping[int, int]) -> Scheduler:
-    """The record of a scheduler; `positions` gives an optimizer's index by its id."""
+    """The record of a scheduler.
+
+    `positions` gives an optimizer's index by its id and by those of its groups.
+    """
     scheduler = unwrap(scheduler)
     optimizer = driven(scheduler)
-    record = _record(label, scheduler, positions.get(id(optimizer)))
-    if optimizer is not None:
-        record.peaks = tuple(_peaks(scheduler, record, optimizer))
+    if optimizer is None:
+        return _record(label, scheduler, None)
+    keys = (id(optimizer), *(id(group) for group in optimizer.param_groups))
+    record = _record(label, scheduler, next((positions[k] for k in keys if k in positions), None))
+    record.peaks = tuple(_peaks(scheduler, record, optimizer))
     return record
 
 
