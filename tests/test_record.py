@@ -58,7 +58,7 @@ def test_the_story_in_order_with_the_users_lines():
         (STEP, 16, "optimizer", (), 1),
     ]
     group = seen.timeline.last(GROUP)
-    assert group.data == {"index": 1, "lr": 0.1, "given": ("params",)}
+    assert group.data == {"index": 1, "lr": 0.1, "given": ("params",), "others": (0.1,)}
     assert seen.snapshot.optimizers[0].site.line == 7
     assert seen.snapshot.optimizers[0].groups[1].site.line == 8
     assert seen.snapshot.schedulers[0].site.line == 9
@@ -161,22 +161,27 @@ def test_loads_and_what_the_loss_was_given():
     assert model_load.data == {"given": 2, "missing": 7, "unexpected": 1}
     assert optimizer_load.data["before"][0]["lr"] == 0.1
     assert optimizer_load.data["after"][0]["lr"] == 0.5
-    assert seen.timeline.last(LOSS).data == {"shape": (4, 2), "looks": "scores"}
+    loss = seen.timeline.last(LOSS).data
+    assert (loss["shape"], loss["looks"], loss["made"]) == ((4, 2), "scores", None)
 
 
 @pytest.mark.parametrize(
-    ("scores", "looks"),
+    ("scores", "looks", "made"),
     [
-        ("model(x).softmax(1)", "probabilities"),
-        ("model(x).log_softmax(1)", "log-probabilities"),
-        ("model(x).sigmoid()", "unit"),
-        ("model(x)", "scores"),
+        ("model(x).softmax(1)", "probabilities", "softmax"),
+        ("model(x).log_softmax(1)", "log-probabilities", "log_softmax"),
+        ("model(x).half().log_softmax(1)", "log-probabilities", "log_softmax"),
+        ("model(x).sigmoid()", "unit", "sigmoid"),
+        ("model(x).sigmoid()[:, :].reshape(4, 2)", "unit", "sigmoid"),
+        ("2 * model(x).sigmoid() - 1", "scores", None),
+        ("model(x)", "scores", None),
     ],
 )
-def test_scores_are_told_from_probabilities(scores: str, looks: str):
+def test_scores_are_told_from_probabilities(scores: str, looks: str, made: str | None):
     code = START + "optimizer = torch.optim.SGD(model.parameters(), lr=0.1)" + STEP_IT
     seen = record(code.replace("model(x)", scores))
     assert seen.timeline.last(LOSS).data["looks"] == looks
+    assert seen.timeline.last(LOSS).data["made"] == made
 
 
 def test_nothing_is_left_behind():

@@ -47,13 +47,6 @@ _REARRANGES = frozenset(
     Unsqueeze UnsafeView View""".split()
 )
 
-# Names of autograd's nodes, without "Backward0".
-_ACTIVATIONS = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
-_REARRANGES = frozenset(
-    """Alias Clone Index Permute Reshape ReshapeAlias Select Slice Squeeze T ToCopy Transpose
-    Unsqueeze UnsafeView View""".split()
-)
-
 
 def install(recorder: Recorder, patches: Patches) -> None:
     """Put every hook in place; `patches.undo()` takes them out."""
@@ -118,7 +111,6 @@ def _optimizers(recorder: Recorder, patches: Patches, torch: Any) -> None:
                     lr=values.number(group.get("lr", 0.0)),
                     given=given,
                     others=tuple(values.number(g.get("lr", 0.0)) for g in self.param_groups[:-1]),
-                    others=tuple(values.number(g.get("lr", 0.0)) for g in self.param_groups[:-1]),
                 )
 
     patches.around(base, "__init__", init)
@@ -140,15 +132,6 @@ def _schedulers(recorder: Recorder, patches: Patches, torch: Any) -> None:
         kind = getattr(home, name)
         if "__init__" in vars(kind):
             patches.around(kind, "__init__", init)
-
-
-def _last(recorder: Recorder, optimizer: Any) -> tuple[float, ...] | None:
-    """The rates that the scheduler before this one last gave the groups."""
-    for reference in reversed(recorder.schedulers):
-        scheduler = reference()
-        if scheduler is not None and getattr(scheduler, "optimizer", None) is optimizer:
-            return tuple(values.number(lr) for lr in getattr(scheduler, "_last_lr", ()))
-    return None
 
 
 def _last(recorder: Recorder, optimizer: Any) -> tuple[float, ...] | None:
@@ -236,6 +219,7 @@ def _loads(recorder: Recorder, patches: Patches, torch: Any) -> None:
             self,
             value="model",
             given=len(state),
+            assign=bool(kwargs.get("assign", len(args) > 1 and args[1])),
             missing=len(getattr(result, "missing_keys", ())),
             unexpected=len(getattr(result, "unexpected_keys", ())),
         )
