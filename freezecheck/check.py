@@ -33,6 +33,11 @@ def check(
     return sorted(_unique(_without_consequences(found, rules)), key=_order)
 
 
+def merge(parts: Iterable[Iterable[Finding]]) -> list[Finding]:
+    """The findings of several processes of one run, each defect once, in the same order."""
+    return sorted(_unique([finding for part in parts for finding in part]), key=_order)
+
+
 def _without_consequences(found: list[Finding], rules: Sequence[Rule]) -> list[Finding]:
     """Drop findings that another finding, about one of the same subjects, explains."""
     explains = {rule.code: rule.explains for rule in rules if rule.explains}

@@ -5,8 +5,35 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from freezecheck.finding import Finding, Severity
+from freezecheck.finding import Finding, Severity, Site
 from freezecheck.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Stood:
+    """Where a process was when it was stopped without a step."""
+
+    site: Site
+    function: str
+    rank: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """The script that a report is about, and how far it got.
+
+    `problem` and the rest are for runs that reached no step: one line on what
+    happened, the end of what the script said, and where it hung.
+    """
+
+    command: str  # as one would type it: "python train.py --lr 3"
+    outcome: str  # "inspected", "ended", "crashed", "timeout", "not started", "failed"
+    seconds: float
+    ranks: tuple[int | None, ...] = ()  # of the processes that are reported; None: no rank
+    exit_status: int | None = None  # negative: a signal; None: it was stopped
+    problem: str = ""
+    error_output: str = ""
+    stood: tuple[Stood, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,12 +41,21 @@ class Report:
     """Findings, most severe first, and the facts that they rest on.
 
     Prints as a table of the model's stages followed by the findings; `left_out`
-    says what could not be looked at.
+    says what could not be looked at. Of a script in several processes,
+    `snapshot` is the first one's and `others` are the rest, in the order of
+    `ran.ranks`.
     """
 
     findings: tuple[Finding, ...]
     snapshot: Snapshot
     left_out: tuple[str, ...] = ()
+    ran: Ran | None = None
+    others: tuple[Snapshot, ...] = ()
+
+    @property
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """One for each process."""
+        return (self.snapshot, *self.others)
 
     @property
     def ok(self) -> bool:

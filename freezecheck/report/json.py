@@ -1,0 +1,157 @@
+"""The report as one JSON object; `docs/json.md` describes every key."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from freezecheck.finding import Severity, Site
+from freezecheck.report.result import Report
+from freezecheck.report.stages import Row, rows
+from freezecheck.snapshot import Group, Model, Optimizer, Param, Scheduler, Snapshot
+
+VERSION = 1
+
+
+def report_to_dict(report: Report) -> dict[str, Any]:
+    """The whole report. Positions in `optimizers` are what other keys refer to."""
+    ranks = report.ran.ranks if report.ran else ()
+    result: dict[str, Any] = {
+        "version": VERSION,
+        "command": "inspect",
+        "findings": [finding.to_dict() for finding in report.findings],
+        "models": [],
+        "optimizers": [],
+        "schedulers": [],
+        "left_out": list(report.left_out),
+        "run": _run(report),
+        "summary": {
+            str(s): sum(f.severity == s for f in report.findings)
+            for s in sorted(Severity, reverse=True)
+        },
+    }
+    for number, now in enumerate(report.snapshots):
+        rank = ranks[number] if number < len(ranks) else None
+        offset = len(result["optimizers"])
+        result["models"] += [_model(now, i, m, rank, offset) for i, m in enumerate(now.models)]
+        result["optimizers"] += [_optimizer(now, i, o, rank) for i, o in enumerate(now.optimizers)]
+        result["schedulers"] += [_scheduler(s, rank, offset) for s in now.schedulers]
+    return result
+
+
+def _run(report: Report) -> dict[str, Any] | None:
+    ran = report.ran
+    if ran is None:
+        return None
+    return {
+        "command": ran.command,
+        "outcome": ran.outcome,
+        "seconds": round(ran.seconds, 3),
+        "ranks": list(ran.ranks),
+        "exit_status": ran.exit_status,
+        "problem": ran.problem or None,
+        "error_output": ran.error_output or None,
+        "stood_at": [
+            {**_place(stood.site), "function": stood.function, "rank": stood.rank}
+            for stood in ran.stood
+        ],
+    }
+
+
+def _model(
+    now: Snapshot, index: int, model: Model, rank: int | None, offset: int
+) -> dict[str, Any]:
+    params = now.of_model(index)
+    return {
+        "label": model.label,
+        "type": model.type,
+        "wrappers": list(model.wrappers),
+        "rank": rank,
+        "training": model.training,
+        **_sizes(params),
+        "stages": [_stage(now, row, offset) for row in rows(now, index)],
+    }
+
+
+def _sizes(params: list[Param]) -> dict[str, int]:
+    trainable = [p for p in params if p.trainable]
+    return {
+        "tensors": len(params),
+        "parameters": sum(p.numel for p in params),
+        "trainable_tensors": len(trainable),
+        "trainable_parameters": sum(p.numel for p in trainable),
+    }
+
+
+def _stage(now: Snapshot, row: Row, offset: int) -> dict[str, Any]:
+    (stage,) = row.stages
+    return {
+        "name": stage.name,
+        "kind": stage.kind or None,
+        "paths": list(stage.paths),
+        "tensors": row.tensors,
+        "parameters": row.parameters,
+        "trainable_tensors": row.trainable_tensors,
+        "trainable_parameters": row.trainable_parameters,
+        "batchnorm": {mode: row.batchnorm[mode] for mode in ("train", "eval")},
+        "dropout": {mode: row.dropout[mode] for mode in ("train", "eval")},
+        "groups": [
+            {
+                "optimizer": offset + i,
+                "group": j,
+                "lr": _number(now.optimizers[i].groups[j].lr),
+                "weight_decay": _number(now.optimizers[i].groups[j].weight_decay),
+            }
+            for i, j in row.places
+        ],
+        "next_step": {
+            "moves": row.moving,
+            "stays": dict(sorted(row.still.items())),
+            "cannot_say": row.unknown,
+        },
+    }
+
+
+def _optimizer(now: Snapshot, index: int, optimizer: Optimizer, rank: int | None) -> dict[str, Any]:
+    return {
+        "label": optimizer.label,
+        "type": optimizer.type,
+        "rank": rank,
+        **_place(optimizer.site),
+        "groups": [
+            _group(group, now.by_group[index, j]) for j, group in enumerate(optimizer.groups)
+        ],
+    }
+
+
+def _group(group: Group, params: list[Param]) -> dict[str, Any]:
+    return {
+        "lr": _number(group.lr),
+        "weight_decay": _number(group.weight_decay),
+        **_sizes(params),
+        "tensors_in_no_model": group.foreign,
+        **_place(group.site),
+    }
+
+
+def _scheduler(scheduler: Scheduler, rank: int | None, offset: int) -> dict[str, Any]:
+    driven = scheduler.optimizer
+    return {
+        "label": scheduler.label,
+        "type": scheduler.type,
+        "rank": rank,
+        "optimizer": None if driven is None else offset + driven,
+        "last_epoch": scheduler.last_epoch,
+        "base_lrs": [_number(lr) for lr in scheduler.base_lrs],
+        "peak_lrs": [_number(lr) for lr in scheduler.peaks],
+        **_place(scheduler.site),
+    }
+
+
+def _place(site: Site | None) -> dict[str, Any]:
+    return {"path": site.path if site else None, "line": site.line if site else None}
+
+
+def _number(value: float) -> float | None:
+    """JSON has no infinity and no NaN."""
+    return value if math.isfinite(value) else None

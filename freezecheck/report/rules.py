@@ -1,0 +1,46 @@
+"""The catalogue as text: a line per rule, and a rule's page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from freezecheck.report.line import Line, line, wrap
+from freezecheck.rule import Rule
+
+_HALVES = {"L": "setup", "R": "run", "LR": "setup, run"}
+
+
+def table(rules: Sequence[Rule], width: int | None) -> Iterator[Line]:
+    """One line per rule; within `width`, if given, the summary goes to lines of its own."""
+    if not rules:
+        return
+    code = max(len(rule.code) for rule in rules)
+    name = max(len(rule.name) for rule in rules)
+    for rule in rules:
+        severity, halves = str(rule.severity), _HALVES.get(rule.halves(), rule.halves())
+        head = (
+            (f"{rule.code:<{code}}  ", "title"),
+            f"{rule.name:<{name}}  ",
+            (f"{severity:<7}", severity),
+            f"  {halves:<10}",
+        )
+        if width is None or code + name + 23 + len(rule.summary()) <= width:
+            yield line(*head, f"  {rule.summary()}")
+        else:
+            yield line(*head)
+            indent = " " * (code + 2)
+            yield from wrap(
+                rule.summary(), min(width, 100), first=indent, rest=indent, mark="quiet"
+            )
+    yield line()
+    yield line(
+        (
+            "setup: found in the objects as they are; run: found in the order of what happened",
+            "quiet",
+        )
+    )
+
+
+def page(rule: Rule) -> str:
+    """A rule's page as Markdown, with its code, name and severity as the heading."""
+    return f"# {rule.code} {rule.name} ({rule.severity})\n\n{rule.page()}"

@@ -1,0 +1,54 @@
+"""The user's own source: its lines, and which of them make one statement."""
+
+from __future__ import annotations
+
+import ast
+import linecache
+import os
+import tokenize
+import warnings
+from functools import lru_cache
+
+_LONGEST = 6  # a statement of more lines is shown by its first alone
+
+
+def lines(path: str) -> tuple[str, ...]:
+    """The lines of a file; none if it cannot be read. Undecodable bytes become U+FFFD."""
+    try:
+        return _read(path, os.stat(path).st_mtime_ns)
+    except (OSError, ValueError):
+        return tuple(each.rstrip("\r\n") for each in linecache.getlines(path))
+
+
+@lru_cache(maxsize=64)
+def _read(path: str, stamp: int) -> tuple[str, ...]:
+    """`stamp` tells two states of one file apart."""
+    try:
+        with tokenize.open(path) as file:
+            return tuple(file.read().split("\n"))
+    except (SyntaxError, UnicodeDecodeError):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return tuple(file.read().split("\n"))
+
+
+def statement(path: str, line: int) -> range:
+    """The lines of the simple statement that `line` is in; `line` alone for the
+    head of a block, for long statements and where the file cannot be parsed."""
+    return _statements(lines(path)).get(line, range(line, line + 1))
+
+
+@lru_cache(maxsize=64)
+def _statements(source: tuple[str, ...]) -> dict[int, range]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tree = ast.parse("\n".join(source))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    found: dict[int, range] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.stmt) and not hasattr(node, "body") and not hasattr(node, "cases"):
+            span = range(node.lineno, (node.end_lineno or node.lineno) + 1)
+            if 1 < len(span) <= _LONGEST:
+                found.update(dict.fromkeys(span, span))
+    return found

@@ -1,0 +1,168 @@
+"""The report as text: what there is, what is wrong with it, what was run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from freezecheck.finding import Finding, Severity
+from freezecheck.report import frames
+from freezecheck.report.line import Line, line, plain, wrap
+from freezecheck.report.result import Ran, Report
+from freezecheck.report.table import figure, table, title
+from freezecheck.snapshot import Optimizer, Scheduler, Snapshot, count, millions
+
+WIDTH = 80  # of text that does not go to a terminal
+_WIDEST = 100  # beyond this, paragraphs are hard to read
+
+
+def render(report: Report, width: int = WIDTH) -> str:
+    """The report as plain text, the same everywhere."""
+    return plain(layout(report, width))
+
+
+def layout(report: Report, width: int, *, cut: bool = False, brief: bool = False) -> list[Line]:
+    """The report in lines of marked words, about `width` columns wide.
+
+    `cut` shortens source lines to the width too; `brief` leaves the findings alone.
+    """
+    lines = [] if brief else [*_setups(report, width)]
+    for finding in report.findings:
+        lines += [*render_finding(finding, width, cut=cut)]
+    return lines if brief else [*lines, *_closing(report, min(width, _WIDEST))]
+
+
+def _setups(report: Report, width: int) -> Iterator[Line]:
+    """What each process has, once for those that have the same."""
+    setups: dict[str, tuple[list[Line], list[int]]] = {}
+    for number, now in enumerate(report.snapshots):
+        lines = [*_setup(now, width)]
+        setups.setdefault(plain(lines), (lines, []))[1].append(number)
+    for lines, numbers in setups.values():
+        if len(setups) > 1:
+            yield line((f"{_processes(report, numbers)}:", "title"))
+        yield from lines
+
+
+def _processes(report: Report, numbers: list[int]) -> str:
+    ranks = report.ran.ranks if report.ran else ()
+    known = [ranks[n] if n < len(ranks) else None for n in numbers]
+    word, names = ("rank", known) if None not in known else ("process", numbers)
+    return f"{word} {', '.join(map(str, names))}"
+
+
+def _setup(now: Snapshot, width: int) -> Iterator[Line]:
+    """The tables, a paragraph each, and the optimizers under them."""
+    for index in range(len(now.models)):
+        yield from title(now, index, width)
+        yield from table(now, index, width)
+        yield line()
+    for number, optimizer in enumerate(now.optimizers):
+        yield from wrap(_optimizer(now, number, optimizer), min(width, _WIDEST), rest="  ")
+    for scheduler in now.schedulers:
+        yield from wrap(_scheduler(now, scheduler), min(width, _WIDEST), rest="  ")
+    if now.optimizers or now.schedulers:
+        yield line()
+
+
+def _optimizer(now: Snapshot, index: int, optimizer: Optimizer) -> str:
+    held = now.of_optimizer(index)
+    text = (
+        f"{optimizer.label} ({optimizer.class_name}): {count(len(held), 'tensor')}"
+        f" ({millions(sum(p.numel for p in held))} parameters)"
+        f" in {count(len(optimizer.groups), 'group')}"
+    )
+    foreign = sum(group.foreign for group in optimizer.groups)
+    if foreign:
+        text += f", {foreign} of them in no model"
+    if optimizer.idle:
+        text += ", never stepped"
+    return text + (f", built at {optimizer.site}" if optimizer.site else "")
+
+
+def _scheduler(now: Snapshot, scheduler: Scheduler) -> str:
+    text = f"{scheduler.label} ({scheduler.type}): drives "
+    if scheduler.optimizer is None:
+        return text + "an optimizer that is not among these"
+    optimizer = now.optimizers[scheduler.optimizer]
+    text += optimizer.label
+    rates = [group.lr for group in optimizer.groups]
+    if scheduler.peaks and max(scheduler.peaks) > max(rates, default=0.0):
+        text += f", to a peak rate of {figure(max(scheduler.peaks))}"
+    return text + (f", built at {scheduler.site}" if scheduler.site else "")
+
+
+def render_finding(finding: Finding, width: int, *, cut: bool = False) -> Iterator[Line]:
+    """Heading, message, the lines of source that it is about, the remedy; a blank line last."""
+    narrow = min(width, _WIDEST)
+    severity = str(finding.severity)
+    yield line((f"{severity} {finding.code}", severity), (f" {finding.name}", "title"))
+    yield from wrap(finding.message, narrow, first="  ", rest="  ")
+    yield line()
+    yield from frames.render(finding, narrow, width if cut else None)
+    if finding.fix:
+        fixes = wrap(finding.fix.message, narrow, first="  fix: ", rest="       ")
+        yield line(("  fix: ", "good"), *fixes[0][1:])
+        yield from fixes[1:]
+        yield line()
+
+
+def _closing(report: Report, width: int) -> Iterator[Line]:
+    yield _tally(report)
+    for remark in report.left_out:
+        yield from wrap(remark, width)
+    if report.ran:
+        yield from wrap(describe(report.ran), width)
+
+
+def _tally(report: Report) -> Line:
+    """`3 findings: 1 error, 2 info`."""
+    if not report.findings:
+        reached = report.ran is None or report.ran.outcome == "inspected"
+        return line(("no findings", "good") if reached else "no findings in what was seen")
+    parts = []
+    for severity in sorted(Severity, reverse=True):
+        number = sum(f.severity == severity for f in report.findings)
+        if number:
+            parts.append(
+                f"{number} info" if severity is Severity.INFO else count(number, str(severity))
+            )
+    worst = str(max(f.severity for f in report.findings))
+    return line((count(len(report.findings), "finding"), worst), f": {', '.join(parts)}")
+
+
+def describe(ran: Ran) -> str:
+    """What was run, how long it took, and what was not run, in one sentence."""
+    processes = ""
+    if len(ran.ranks) > 1:
+        processes = f" in {len(ran.ranks)} processes"
+        if None not in ran.ranks:
+            processes += f" (ranks {', '.join(map(str, ran.ranks))})"
+    took = f"{ran.seconds:.1f} s"
+    what = f"`{ran.command}`"
+    if ran.outcome == "inspected":
+        return (
+            f"ran {what}{processes} to its first optimizer step in {took};"
+            " the rest of the script was not run"
+        )
+    ended = {
+        "ended": f"which ended after {took}",
+        "crashed": f"which failed after {took}",
+        "not started": "which did not start",
+    }.get(ran.outcome, f"which was stopped after {took}")
+    return f"ran {what}{processes}, {ended}, before its first optimizer step"
+
+
+def trouble(ran: Ran, width: int, *, cut: bool = False) -> Iterator[Line]:
+    """For standard error: why there was no step, where it hung, and what the script said last."""
+    problem = f"freezecheck: {ran.problem[:1].lower()}{ran.problem[1:]}"
+    yield from wrap(problem, width, mark="error") if cut else [line(problem)]
+    for stood in ran.stood:
+        who = "it" if stood.rank is None else f"rank {stood.rank}"
+        inside = "" if stood.function == "<module>" else f", in {stood.function}"
+        says = f"{who} was here{inside}"
+        yield line()
+        yield from frames.excerpt(stood.site, says, width, width if cut else None)
+    if ran.error_output:
+        yield line()
+        yield line(("The end of its output:", "title"))
+        yield from (line(f"  {row}") for row in ran.error_output.splitlines())
