@@ -16,7 +16,7 @@ from freezecheck.live import oddities, optimizers, values
 from freezecheck.live.seen import Seen
 from freezecheck.live.stages import cut
 from freezecheck.live.train_copy import changing
-from freezecheck.live.traits import qualified, traits
+from freezecheck.live.traits import qualified
 from freezecheck.live.tree import Node, unwrap, walk
 from freezecheck.snapshot import Dropout, Head, Model, Norm, Param, Snapshot
 
@@ -60,45 +60,43 @@ def _capture_model(
     """Add one model, its parameters, norms and dropouts."""
     root, wrappers = unwrap(module)
     nodes = walk(root)
+    index = len(now.models)
     for node in nodes:
-        for param in node.module._parameters.values():
-            if param is not None:
-                node.numel += param.numel()
+        if node.module._parameters:
+            _parameters(now, known, index, node, seen)
     for node in reversed(nodes):
         if node.parent is not None:
             node.parent.numel += node.numel
     model = Model(label, qualified(type(root)), seen.mode(root), wrappers=wrappers)
     model.stages = cut(nodes)
     model.children = tuple(root._modules)
-    index = len(now.models)
     now.models.append(model)
     model.resting = not any(n.module._parameters and seen.mode(n.module) for n in nodes)
-    packages = set()
     for node in nodes:
-        _parameters(now, known, index, node, seen)
-        kind = type(node.module)
-        packages.add(kind.__module__.partition(".")[0])
-        facts = traits(kind)
-        if facts.norm:
-            now.norms.append(_norm(node, index, facts.norm, seen))
-        elif facts.dropout:
+        for param in node.params:
+            if param.stage < 0:
+                param.stage = node.stage
+        if node.traits.norm:
+            now.norms.append(_norm(node, index, seen))
+        elif node.traits.dropout:
             now.dropouts.append(_dropout(node, index, seen))
+    packages = {node.traits.package for node in nodes}
     model.frameworks = tuple(name for name in _FRAMEWORKS if name in packages)
     return nodes
 
 
 def _parameters(now: Snapshot, known: dict[int, Param], model: int, node: Node, seen: Seen) -> None:
-    parameters = node.module._parameters
-    if not parameters:
-        return
+    """A module's own parameters. Stages are given later, when the tree has been cut."""
     prefix = f"{node.path}." if node.path else ""
-    for name, tensor in parameters.items():
+    for name, tensor in node.module._parameters.items():
         if tensor is None:
             continue
         path = prefix + name
         first = known.get(id(tensor))
         if first is not None:
             first.aliases += (path,)
+            node.params.append(first)
+            node.numel += first.numel
             continue
         param = Param(
             path,
@@ -108,27 +106,26 @@ def _parameters(now: Snapshot, known: dict[int, Param], model: int, node: Node, 
             values.device(tensor),
             seen.trainable(tensor),
             model,
-            node.stage,
         )
         param.grad = seen.grad(tensor)
         known[id(tensor)] = param
+        node.params.append(param)
+        node.numel += param.numel
         now.params.append(param)
 
 
-def _norm(node: Node, model: int, kind: str, seen: Seen) -> Norm:
+def _norm(node: Node, model: int, seen: Seen) -> Norm:
     module = node.module
-    affine = [p for p in module._parameters.values() if p is not None]
-    buffers = module._buffers
     norm = Norm(
         node.path,
         type(module).__name__,
-        kind,
+        node.traits.norm,
         model,
         node.stage,
         seen.mode(module),
-        any(seen.trainable(p) for p in affine) if affine else None,
+        any(p.trainable for p in node.params) if node.params else None,
     )
-    if buffers.get("running_mean") is not None:
+    if module._buffers.get("running_mean") is not None:
         norm.has_stats = True
         norm.tracking = bool(getattr(module, "track_running_stats", True))
         norm.still = getattr(module, "momentum", None) == 0
@@ -149,7 +146,7 @@ def _dropout(node: Node, model: int, seen: Seen) -> Dropout:
 def _weights(now: Snapshot, index: int, nodes: Sequence[Node]) -> None:
     """What only values tell: fresh head, pretrained norms, statistics never set."""
     model = now.models[index]
-    by_path = {node.path: node.module for node in nodes if traits(type(node.module)).norm}
+    by_path = {node.path: node.module for node in nodes if node.traits.norm}
     norms = [norm for norm in now.norms if norm.model == index]
     model.head = _head(nodes)
     model.pretrained = values.pretrained([by_path[norm.path] for norm in norms])
@@ -173,7 +170,7 @@ def _head(nodes: Sequence[Node]) -> Head | None:
     """The last layer with a matrix of weights."""
     for node in reversed(nodes):
         weight = node.module._parameters.get("weight")
-        if weight is not None and weight.dim() >= 2 and not traits(type(node.module)).norm:
+        if weight is not None and weight.dim() >= 2 and not node.traits.norm:
             fresh = values.fresh_layer(node.module)
             return Head(node.path, type(node.module).__name__, tuple(weight.shape), fresh)
     return None

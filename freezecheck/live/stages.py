@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 
-from freezecheck.live.tree import Node, subtree
+from freezecheck.live.tree import Node
 from freezecheck.snapshot import Stage
 
 _FAMILY = 3  # numbered siblings that make a level the stage level
@@ -32,8 +32,7 @@ def cut(nodes: list[Node]) -> list[Stage]:
     stages = []
     for index, group in enumerate(groups):
         for top in group:
-            for node in subtree(top):
-                node.stage = index
+            top.stage = index
         stages.append(Stage(_name(group), tuple(node.path for node in group)))
     _adopt(nodes)
     _mark(stages, groups, head)
@@ -101,8 +100,11 @@ def _last_layer(nodes: list[Node]) -> Node | None:
 
 
 def _adopt(nodes: list[Node]) -> None:
-    """Modules that were cut through belong to the first stage below them, and those
+    """Modules below a stage's own belong to it. Those that were cut through belong to the first stage below them, and those
     without parameters to the next stage: a dropout goes with the layer that it feeds."""
+    for node in nodes:
+        if node.stage < 0 and node.parent is not None:
+            node.stage = node.parent.stage
     for node in reversed(nodes):
         if node.stage < 0:
             node.stage = next((c.stage for c in node.children if c.stage >= 0), -1)

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from types import MethodType
 from typing import Any
 
-from freezecheck.live.traits import OWN, traits
+from freezecheck.live.traits import OWN
 from freezecheck.live.tree import Node, unwrap
 from freezecheck.live.values import torch
 
@@ -25,7 +25,7 @@ def changing(nodes: Sequence[Node]) -> set[str] | None:
     None where that cannot be found out: the user's `train()` fails on the copy
     (it needs more than its modules), or reaches past it to the model itself.
     """
-    if not any(_overrides(node.module) for node in nodes):
+    if not any(node.traits.trains or "train" in node.module.__dict__ for node in nodes):
         return {node.path for node in nodes if not node.module.training}
     if any(isinstance(node.module, torch().jit.ScriptModule) for node in nodes):
         return None  # its attributes live in C++ and would be shared by the copy
@@ -38,10 +38,6 @@ def changing(nodes: Sequence[Node]) -> set[str] | None:
     if reached:
         return None
     return {n.path for n in nodes if twins[id(n.module)].training != n.module.training}
-
-
-def _overrides(module: Any) -> bool:
-    return traits(type(module)).trains or "train" in module.__dict__
 
 
 @contextlib.contextmanager

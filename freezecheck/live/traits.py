@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from typing import Any, NamedTuple
 
 # nn.Module's own bookkeeping, which every instance carries in its __dict__.
@@ -13,6 +13,18 @@ OWN = frozenset(
     _state_dict_hooks _state_dict_pre_hooks _load_state_dict_pre_hooks
     _load_state_dict_post_hooks _modules _compiled_call_impl""".split()
 )
+
+# Class name -> attribute that holds the wrapped module. By name, because the
+# classes live in optional or private modules of torch and change their homes.
+WRAPPERS = {
+    "DistributedDataParallel": "module",
+    "DataParallel": "module",
+    "OptimizedModule": "_orig_mod",
+    "FullyShardedDataParallel": "_fsdp_wrapped_module",
+    "CheckpointWrapper": "_checkpoint_wrapped_module",
+    "OffloadWrapper": "_checkpoint_wrapped_module",
+    "DeepSpeedEngine": "module",
+}
 
 _NORM_BASES = {
     "_BatchNorm": "batch",
@@ -26,17 +38,23 @@ _DROPOUT_BASES = ("_DropoutNd", "StochasticDepth", "DropPath")
 _SIZES = {"Linear": "out_features", "Conv1d": "out_channels", "Conv2d": "out_channels"}
 
 
+# What classifiers call the child that makes their outputs.
+HEADS = frozenset(("classifier", "fc", "head", "heads", "last_linear"))
+
+
 class Traits(NamedTuple):
     """What one module class is, as far as capturing it is concerned."""
 
     norm: str = ""  # kind of norm, see `snapshot.Norm.kind`
     dropout: bool = False
     size: str = ""  # attribute that names the output size, for torch's own layers
+    wrapper: bool = False  # DDP and the like: looked through
+    package: str = ""  # the class's root package
     simple: bool = False  # torch's own leaf layer: holds no containers of its own
     trains: bool = False  # overrides train()
 
 
-@lru_cache(maxsize=None)
+@cache
 def traits(kind: type[Any]) -> Traits:
     """The traits of a module class."""
     names = [base.__name__ for base in kind.__mro__]
@@ -49,6 +67,8 @@ def traits(kind: type[Any]) -> Traits:
         norm=norm,
         dropout=any(name in _DROPOUT_BASES for name in names),
         size=_SIZES.get(kind.__name__, "") if own else "",
+        wrapper=kind.__name__ in WRAPPERS,
+        package=home.partition(".")[0],
         simple=own,
         trains=_train_owner(kind) not in ("Module", ""),
     )

@@ -10,17 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-# Class name -> attribute that holds the wrapped module. By name, because the
-# classes live in optional or private modules of torch and change their homes.
-WRAPPERS = {
-    "DistributedDataParallel": "module",
-    "DataParallel": "module",
-    "OptimizedModule": "_orig_mod",
-    "FullyShardedDataParallel": "_fsdp_wrapped_module",
-    "CheckpointWrapper": "_checkpoint_wrapped_module",
-    "OffloadWrapper": "_checkpoint_wrapped_module",
-    "DeepSpeedEngine": "module",
-}
+from freezecheck.live.traits import WRAPPERS, Traits, traits
+from freezecheck.snapshot import Param
 
 # FSDP2's `fully_shard` renames the class in place: `FSDPLinear`. It is no wrapper.
 
@@ -28,10 +19,12 @@ WRAPPERS = {
 class Node:
     """One module in the tree. `numel` counts the parameters below it, itself included."""
 
-    __slots__ = ("children", "depth", "module", "numel", "parent", "path", "stage")
+    __slots__ = ("children", "module", "numel", "params", "parent", "path", "stage", "traits")
 
-    def __init__(self, module: Any, path: str, parent: Node | None) -> None:
+    def __init__(self, module: Any, path: str, parent: Node | None, facts: Traits) -> None:
         self.module = module
+        self.traits = facts
+        self.params: list[Param] = []  # its own, tied ones under their first owner's name
         self.path = path
         self.parent = parent
         self.children: list[Node] = []
@@ -63,29 +56,34 @@ def unwrap(module: Any) -> tuple[Any, tuple[str, ...]]:
 def walk(root: Any) -> list[Node]:
     """Every module below an unwrapped `root`, parents first, each module once.
 
-    A module registered under two names keeps the first. Paths leave out
-    wrappers (`module.`, `_orig_mod.`), as the user wrote none of them.
+    A module registered under two names keeps the one that `named_modules` gives it.
+    Paths leave out wrappers (`module.`, `_orig_mod.`), as the user wrote none of them.
     """
     nodes: list[Node] = []
-    seen: set[int] = {id(root)}
-    stack = [Node(root, "", None)]
+    seen: set[int] = set()
+    stack = [Node(root, "", None, traits(type(root)))]
     while stack:
         node = stack.pop()
+        if id(node.module) in seen:
+            continue
+        seen.add(id(node.module))
         nodes.append(node)
         if node.parent is not None:
             node.parent.children.append(node)
-        found = []
         modules = node.module._modules
         if not modules:
             continue
+        found = []
+        prefix = f"{node.path}." if node.path else ""
         for name, child in modules.items():
             if child is None:
                 continue
-            if type(child).__name__ in WRAPPERS:
+            facts = traits(type(child))
+            if facts.wrapper:
                 child = unwrap(child)[0]
+                facts = traits(type(child))
             if id(child) not in seen:
-                seen.add(id(child))
-                found.append(Node(child, f"{node.path}.{name}" if node.path else name, node))
+                found.append(Node(child, prefix + name, node, facts))
         found.reverse()
         stack.extend(found)
     return nodes
