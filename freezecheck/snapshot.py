@@ -29,8 +29,8 @@ class Held:
     step: float | None = None  # steps its state has seen; None: no state or no counter
     moments: str | None = None  # "zero", "nonzero", "unknown"; None: no moments kept
     mismatch: str | None = None  # how the state does not fit the parameter
-    rate: float | None = None  # step size kept in the state itself (ASGD)
-    blocked: bool = False  # Rprop: every gradient entry changed its sign
+    rate: float | None = None  # kept in the state itself (ASGD; Rprop: 0.0 or 1.0, if looked at)
+    blocked: bool = False  # Rprop: every gradient entry changed its sign, or is NaN
 
 
 @dataclass(slots=True)
@@ -214,7 +214,6 @@ class Optimizer:
     closure: bool = False  # its step is driven by a closure
     idle: bool = False  # in a recorded run: never stepped while another one was
     dropped: bool = False  # in a recorded run: nothing but a scheduler refers to it any more
-    dropped: bool = False  # in a recorded run: nothing but a scheduler refers to it any more
     converged: bool | None = None  # LBFGS: its gradients are within its tolerance
     part_of: int | None = None  # the optimizer around it (SAM, ZeRO), which has its groups here
     site: Site | None = None
@@ -237,9 +236,6 @@ class Scheduler:
     peaks: tuple[float, ...] = ()  # largest rate of each group to come; empty: not worked out
     options: dict[str, Any] = field(default_factory=dict)  # eta_min, T_max, total_steps, ...
     parts: list[Scheduler] = field(default_factory=list)  # of a SequentialLR, ChainedScheduler
-    # Tensors that both its optimizer and those inspected hold; None: it drives one of
-    # these, or does not show its optimizer.
-    shared: int | None = None
     # Tensors that both its optimizer and those inspected hold; None: it drives one of
     # these, or does not show its optimizer.
     shared: int | None = None
@@ -289,8 +285,12 @@ class Snapshot:
 
     @cached_property
     def active(self) -> list[int]:
-        """Optimizers that step, as far as is known: not idle, and no other one's part."""
-        return [i for i, o in enumerate(self.optimizers) if not o.idle and o.part_of is None]
+        """Optimizers that step, as far as is known: not idle or dropped, and no other one's part."""
+        return [
+            i
+            for i, o in enumerate(self.optimizers)
+            if not (o.idle or o.dropped) and o.part_of is None
+        ]
 
     def holder(self, model: int) -> Optimizer:
         """The optimizer that holds most of a model, of those that step; one of them if none does."""
@@ -306,12 +306,16 @@ class Snapshot:
 
     @cached_property
     def superseded(self) -> set[int]:
-        """Idle optimizers in whose place another one, built later, steps some of their tensors."""
+        """Optimizers that will not step again: dropped, or idle while another one, built
+        later, steps some of their tensors."""
         idle = {i for i, o in enumerate(self.optimizers) if o.idle}
+        gone = {i for i, o in enumerate(self.optimizers) if o.dropped}
         if not idle:
-            return idle
+            return gone
         places = [{h.optimizer for h in p.held} for p in self.params if len(p.held) > 1]
-        return {i for i in idle if any(i in at and max(at - idle, default=-1) > i for at in places)}
+        return gone | {
+            i for i in idle if any(i in at and max(at - idle, default=-1) > i for at in places)
+        }
 
     @cached_property
     def missing(self) -> list[Param]:
@@ -347,7 +351,7 @@ class Snapshot:
         if not found:
             return []
         trained = {p.model for p in self.trainable}
-        paused = self._paused
+        paused = self.paused
         below: dict[tuple[int, str], list[Param]] = {}
         for param in self.frozen:
             below.setdefault((param.model, param.module), []).append(param)
@@ -364,10 +368,14 @@ class Snapshot:
         return [n for n in found if n.model in trained and rests(n)]
 
     @cached_property
-    def _paused(self) -> set[int]:
-        """Of several optimizers, those whose tensors are all frozen while another's are not."""
-        active = {h.optimizer for p in self.params if p.trainable for h in p.held}
-        return set(range(len(self.optimizers))) - active if active else set()
+    def paused(self) -> set[int]:
+        """Of several optimizers that step, those whose tensors are all frozen at the moment."""
+        training = {h.optimizer for p in self.params if p.trainable for h in p.held}
+        return set(self.active) - training if training else set()
+
+    def built(self, model: int) -> Site | None:
+        """Where the optimizer of a model was built, in a recorded run."""
+        return self.holder(model).site if self.optimizers else None
 
     def probes(self, model: int) -> bool:
         """A linear probe: of the model, the head alone is trainable."""

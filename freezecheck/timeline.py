@@ -20,6 +20,7 @@ OPTIMIZER = "optimizer"  # an optimizer built
 GROUP = "group"  # a parameter group added later
 SCHEDULER = "scheduler"  # a scheduler built
 WRAP = "wrap"  # DDP, DataParallel, FSDP, torch.compile: value is the wrapper
+ATTRIBUTE = "attribute"  # the user's line set one of a few telling attributes of a module
 LOAD = "load"  # load_state_dict of a model or optimizer
 STRAY = "stray"  # an attribute without effect set on a module or parameter
 PATTERN = "pattern"  # names went through a chain of tests, see `pattern.py`
@@ -81,6 +82,14 @@ class Timeline:
             if event.kind == FLAG and event.value is value and not wanted.isdisjoint(event.names):
                 return event
         return None
+
+    def assigned(self, path: str, attribute: str) -> Event | None:
+        """The newest write of one of the attributes that are watched."""
+        last = None
+        for event in self.of(ATTRIBUTE, path):
+            if event.data["attribute"] == attribute:
+                last = event
+        return last
 
     def modes(self, path: str) -> Iterator[Event]:
         """Every call of `train()` or `eval()` on the module at `path` or on one around it,

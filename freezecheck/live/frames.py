@@ -62,6 +62,18 @@ def direct(depth: int = 1) -> bool:
     return frame is not None and is_users(frame.f_code.co_filename)
 
 
+def setter(depth: int = 1) -> Site | None:
+    """The user's line that sets the attribute which is being set; None if a library's does."""
+    frame: FrameType | None = sys._getframe(depth)
+    while frame is not None and (
+        frame.f_code.co_name == "__setattr__" or frame.f_code.co_filename.startswith(_OURS)
+    ):
+        frame = frame.f_back
+    if frame is None or not is_users(frame.f_code.co_filename):
+        return None
+    return Site(shown(frame.f_code.co_filename), frame.f_lineno)
+
+
 def users(frame: FrameType | None) -> Iterator[FrameType]:
     """The user's frames from `frame` outwards, innermost first."""
     while frame is not None:

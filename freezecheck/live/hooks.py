@@ -12,7 +12,7 @@ from typing import Any
 from freezecheck.live import frames, values, watched
 from freezecheck.live.patches import Patches
 from freezecheck.live.record import Recorder
-from freezecheck.live.traits import traits
+from freezecheck.live.traits import HEADS, traits
 from freezecheck.timeline import (
     CHECKPOINT,
     CLIP,
@@ -56,6 +56,7 @@ def install(recorder: Recorder, patches: Patches) -> None:
     _schedulers(recorder, patches, torch)
     _flags(recorder, patches, torch)
     watched.strays(recorder.stray, patches)
+    watched.layers(recorder.attribute, patches)
     _modules(recorder, patches, torch)
     _modes(recorder, patches, torch)
     _loads(recorder, patches, torch)
@@ -181,6 +182,8 @@ def _modules(recorder: Recorder, patches: Patches, torch: Any) -> None:
 
     def registered(parent: Any, name: str, child: Any) -> None:
         before = parent._modules.get(name)
+        if before is None and child is not None and name in HEADS:
+            recorder.attribute(parent, name, type(child).__name__)
         if before is not None and child is not None and child is not before:
             recorder.replaced(child)
 

@@ -20,6 +20,7 @@ from freezecheck.live import frames, patterns, roots, values
 from freezecheck.live.patches import Patches
 from freezecheck.snapshot import Snapshot
 from freezecheck.timeline import (
+    ATTRIBUTE,
     BACKWARD,
     FLAG,
     PATTERN,
@@ -135,6 +136,13 @@ class Recorder:
             last.params.extend(weakref.ref(p) for p in params)
         elif params:
             self.note(REPLACE, site=site, params=params)
+
+    def attribute(self, module: Any, name: str, value: Any) -> None:
+        """The attribute of a module is being set, which counts if the user's own line does it."""
+        site = frames.setter(2)
+        if site is not None:
+            plain = value if isinstance(value, (bool, int, str)) else None
+            self.note(ATTRIBUTE, module, site=site, value=plain, attribute=name)
 
     def built(self, mark: Mark) -> None:
         """An optimizer was built."""

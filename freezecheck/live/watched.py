@@ -49,3 +49,14 @@ def strays(heard: Callable[[Any, str, Any], None], patches: Patches) -> None:
         own = {"requires_grad"} if kind is torch.nn.Module else set()
         for name in sorted(MISSPELLINGS | {"requires_grad_"} | own):
             patches.put(kind, name, Watched(name, heard, getattr(kind, name, None)))
+
+
+def layers(heard: Callable[[Any, str, Any], None], patches: Patches) -> None:
+    """Hear of attributes of torch's own layers that say less, or more, than they seem to."""
+    nn = values.torch().nn
+    for kind, name in (
+        (nn.modules.batchnorm._NormBase, "track_running_stats"),
+        (nn.Linear, "out_features"),
+        (nn.modules.conv._ConvNd, "out_channels"),
+    ):
+        patches.put(kind, name, Watched(name, heard, None))

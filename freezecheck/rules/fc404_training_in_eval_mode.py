@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from freezecheck.finding import Finding, Note, Severity, Site
+from freezecheck.rule import Rule
+from freezecheck.snapshot import Dropout, Norm, Snapshot, count, summarise
+from freezecheck.timeline import Event, Timeline
+
+Layer = Norm | Dropout
+
+
+class TrainingInEvalMode(Rule):
+    """The model trains in eval mode, though nobody asked for it.
+
+    ## What it does
+
+    Finds models whose training forward ran with dropout off and BatchNorm on its old
+    running statistics, because a library returned them in eval mode and nothing called
+    `train()`.
+
+    ## Why it matters
+
+    `from_pretrained` returns a model in eval mode, and Lightning (since 2.2) leaves the modes as
+    it finds them. Nothing crashes: the loss falls, even faster than it should, since the
+    regularisation that the model was designed with is off, and BatchNorm never sees
+    the new data.
+
+    ## Bad
+
+    ```python needs=transformers
+    import tempfile, torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    checkpoint = tempfile.mkdtemp()
+    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=64, vocab_size=100)
+    BertForSequenceClassification(config).save_pretrained(checkpoint)
+
+    model = BertForSequenceClassification.from_pretrained(checkpoint)  # <- FC404
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
+    for step in range(2):
+        out = model(input_ids=torch.randint(0, 100, (4, 8)), labels=torch.tensor([0, 1, 1, 0]))
+        optimizer.zero_grad()
+        out.loss.backward()
+        optimizer.step()
+    ```
+
+    ## Good
+
+    ```python needs=transformers
+    import tempfile, torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    checkpoint = tempfile.mkdtemp()
+    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+                        intermediate_size=64, vocab_size=100)
+    BertForSequenceClassification(config).save_pretrained(checkpoint)
+
+    model = BertForSequenceClassification.from_pretrained(checkpoint)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
+    model.train()
+    for step in range(2):
+        out = model(input_ids=torch.randint(0, 100, (4, 8)), labels=torch.tensor([0, 1, 1, 0]))
+        optimizer.zero_grad()
+        out.loss.backward()
+        optimizer.step()
+    ```
+
+    Eval mode on purpose, to keep the pretrained statistics:
+
+    ```python
+    import torch, torchvision
+    from torch.nn import functional as F
+
+    model = torchvision.models.resnet18(weights="DEFAULT")
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    model.eval()
+    loss = F.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 3]))
+    loss.backward()
+    optimizer.step()
+    ```
+
+    ## How it is found
+
+    In a recorded run: trainable BatchNorm layers and active dropout (p > 0) that were in
+    eval mode in the training forward, and whose last mode was set by a library's own
+    `eval()`, with none by the user. Where only a part is in eval mode (a
+    `from_pretrained` backbone inside a module of one's own), it is a warning; so it is where the
+    whole model arrived in eval mode without any call (`torch.load` of a whole module).
+
+    On finished objects the caller of `eval()` is unknown: after a backward a model that is
+    wholly in eval mode is a warning where nothing is frozen, and an info otherwise.
+
+    ## Limits
+
+    Adapters of PEFT on a base in eval mode are left out: the base is frozen, and many train so
+    on purpose. Eval mode that the user's own validation left behind is not this rule's.
+
+    ## References
+
+    - [transformers: PreTrainedModel.from_pretrained](https://huggingface.co/docs/transformers/main_classes/model#transformers.PreTrainedModel.from_pretrained)
+    - [torch.nn.Module.eval](https://docs.pytorch.org/docs/stable/generated/torch.nn.Module.html#torch.nn.Module.eval)
+    """
+
+    code = "FC404"
+    name = "training-in-eval-mode"
+    severity = Severity.ERROR
+
+    def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
+        if not (now.recorded or now.after_backward):
+            return
+        for index, model in enumerate(now.models):
+            if "peft" in model.frameworks:
+                continue
+            layers = _layers(now, index)
+            quiet = [layer for layer in layers if not layer.training]
+            whole = len(quiet) == len(layers)
+            if not quiet:
+                continue
+            if not now.recorded:
+                if whole and not model.training:
+                    yield self._unexplained(now, index, quiet)
+            else:
+                yield from self._recorded(now, past, index, quiet, whole)
+
+    def _recorded(
+        self, now: Snapshot, past: Timeline, index: int, quiet: list[Layer], whole: bool
+    ) -> Iterator[Finding]:
+        """What a library put in eval mode, and what came so."""
+        put: dict[Site | None, list[Layer]] = {}
+        came: list[Layer] = []
+        for layer in quiet:
+            events = list(past.modes(now.path(index, layer.path)))
+            if any(e.value is False and e.data.get("direct") for e in events):
+                continue
+            if not events:
+                came.append(layer)
+            elif not events[-1].value:
+                put.setdefault(_first_eval(events).site, []).append(layer)
+        for site, layers in put.items():
+            yield self.finding(
+                f"{_text(now, index, layers)} The call that made or ran the model put it in eval"
+                " mode, and nothing called train().",
+                site=site,
+                symbol=now.path(index, layers[0].path),
+                notes=[Note("put in eval mode here", site)],
+                fix="call model.train() before the training loop",
+                severity=None if whole else Severity.WARNING,
+                subject=now.models[index].label,
+            )
+        if came and whole and len(came) == len(quiet) and not now.models[index].training:
+            yield self.finding(
+                f"{_text(now, index, came)} It came so, and nothing called train().",
+                site=now.built(index),
+                symbol=now.path(index, came[0].path),
+                fix="call model.train() before the training loop",
+                severity=Severity.WARNING,
+                subject=now.models[index].label,
+            )
+
+    def _unexplained(self, now: Snapshot, index: int, quiet: list[Layer]) -> Finding:
+        frozen = any(p.model == index for p in now.frozen)
+        return self.finding(
+            f"{_text(now, index, quiet)}",
+            symbol=now.path(index, quiet[0].path),
+            fix="call model.train() before the training forward, unless eval mode is meant",
+            severity=Severity.INFO if frozen else Severity.WARNING,
+            subject=now.models[index].label,
+        )
+
+
+def _layers(now: Snapshot, index: int) -> list[Layer]:
+    """Layers that train mode makes a difference to, in the part that trains."""
+    norms: list[Layer] = [
+        n for n in now.norms if n.model == index and n.has_stats and n.trainable and not n.still
+    ]
+    random = [d for d in now.dropouts if d.model == index and d.p > 0]
+    if not random:
+        return norms
+    trained = {p.stage for p in now.trainable if p.model == index}
+    return norms + [d for d in random if d.stage in trained]
+
+
+def _first_eval(events: list[Event]) -> Event:
+    """The eval() that began the eval mode which the last one still found."""
+    first = events[-1]
+    for event in reversed(events):
+        if event.value:
+            break
+        first = event
+    return first
+
+
+def _text(now: Snapshot, index: int, layers: list[Layer]) -> str:
+    norms = [layer for layer in layers if isinstance(layer, Norm)]
+    random = [layer for layer in layers if isinstance(layer, Dropout)]
+    parts = []
+    if norms:
+        paths = summarise([n.path for n in norms])
+        parts.append(
+            f"{count(len(norms), 'trainable BatchNorm layer')} on old statistics ({paths})"
+        )
+    if random:
+        paths = summarise([d.path for d in random])
+        parts.append(f"{count(len(random), 'dropout layer')} off ({paths})")
+    return f"{now.models[index].label} trains in eval mode: {' and '.join(parts)}."
