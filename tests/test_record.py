@@ -158,7 +158,7 @@ def test_loads_and_what_the_loss_was_given():
         """
     )
     model_load, optimizer_load = seen.timeline.of(LOAD)
-    assert model_load.data == {"given": 2, "missing": 7, "unexpected": 1}
+    assert {"given": 2, "missing": 7, "unexpected": 1}.items() <= model_load.data.items()
     assert optimizer_load.data["before"][0]["lr"] == 0.1
     assert optimizer_load.data["after"][0]["lr"] == 0.5
     loss = seen.timeline.last(LOSS).data
