@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from freezecheck.finding import Note, Site
 from freezecheck.snapshot import summarise
-from freezecheck.timeline import FLAG, GROUP, OPTIMIZER, REPLACE, STEP, Event, Timeline
+from freezecheck.timeline import FLAG, GROUP, LOAD, OPTIMIZER, REPLACE, STEP, Event, Timeline
 
 
 def story(
@@ -27,11 +27,16 @@ def story(
         elif event.kind in (OPTIMIZER, GROUP) and event.subject in labels:
             what = "built" if event.kind == OPTIMIZER else "given another group"
             told[f"{event.subject} is {what} here", event.site] = {}
+        elif event.kind == LOAD and event.data.get("assign") and chosen:
+            told["load_state_dict(assign=True) replaces the model's tensors here", event.site] = {}
         elif event.kind in (FLAG, REPLACE):
             common = [name for name in event.names if name in chosen]
             if common:
                 told.setdefault((_verb(event), event.site), {}).update(dict.fromkeys(common))
-    return tuple(Note(*_worded(text, list(about), site)) for (text, site), about in told.items())
+    return tuple(
+        Note(f"{text}: {summarise(list(about))}" if about else text, site)
+        for (text, site), about in told.items()
+    )
 
 
 def _verb(event: Event) -> str:
@@ -40,16 +45,13 @@ def _verb(event: Event) -> str:
     return "unfrozen here" if event.value else "frozen here"
 
 
-def _worded(text: str, about: list[str], site: Site | None) -> tuple[str, Site | None]:
-    return (f"{summarise(about)} {text}" if about else text), site
-
-
-def changed_since(past: Timeline, label: str, names: Iterable[str]) -> Iterator[Event]:
-    """Events that unfroze some of `names`, or put them in place, after the optimizer was built."""
+def changed_since(past: Timeline, label: str, names: Iterable[str]) -> bool:
+    """Some of `names` were unfrozen or put in place after the optimizer was built."""
     chosen, built = set(names), False
     for event in past.events:
         if event.kind == OPTIMIZER and event.subject == label:
             built = True
-        elif built and (event.kind == REPLACE or (event.kind == FLAG and event.value)):
-            if not chosen.isdisjoint(event.names):
-                yield event
+        brings_in = event.kind == REPLACE or (event.kind == FLAG and event.value)
+        if built and brings_in and not chosen.isdisjoint(event.names):
+            return True
+    return False

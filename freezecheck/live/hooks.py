@@ -7,6 +7,8 @@ one by one, and dearer ways (function and dispatch modes) were left out.
 from __future__ import annotations
 
 import sys
+from itertools import chain
+from types import GeneratorType
 from typing import Any
 
 from freezecheck.live import frames, values, watched
@@ -256,16 +258,22 @@ def _clipping(recorder: Recorder, patches: Patches, torch: Any) -> None:
     home = torch.nn.utils
 
     def clip(original: Any, parameters: Any, *args: Any, **kwargs: Any) -> Any:
-        if hasattr(parameters, "__next__"):
-            given, drained = list(parameters), parameters
-            if not given:
-                recorder.note(CLIP, value=original.__name__)
-            parameters = given or drained  # torch warns of an empty generator itself
+        if _drained(parameters):
+            recorder.note(CLIP, value=original.__name__)
         return original(parameters, *args, **kwargs)
 
     for name in ("clip_grad_norm_", "clip_grad_value_"):
         patches.around(home.clip_grad, name, clip)
         patches.put(home, name, getattr(home.clip_grad, name))
+
+
+def _drained(iterator: Any) -> bool:
+    """It has been gone through before, as far as it shows: one that is merely empty has not."""
+    while type(iterator) in (filter, map):
+        iterator = iterator.__reduce__()[1][1]
+    if type(iterator) is chain:
+        return iterator.__reduce__() == (chain, ())  # older Pythons show it so
+    return isinstance(iterator, GeneratorType) and iterator.gi_frame is None
 
 
 def _losses(recorder: Recorder, patches: Patches, torch: Any) -> None:

@@ -180,7 +180,7 @@ class TrainableNotInOptimizer(Rule):
         if head and head.fresh is not False and any(p.module == head.path for p in lost):
             return False  # a new head is there to be trained
         names = [now.path(index, p.name) for p in lost]
-        return not any(any(changed_since(past, now.optimizers[i].label, names)) for i in now.active)
+        return not any(changed_since(past, now.optimizers[i].label, names) for i in now.active)
 
     def _about(
         self,
