@@ -29,6 +29,7 @@ NO_GRADIENT = "no gradient"
 ZERO = "gradient is zero"
 RATE = "rate 0"
 SIGN = "gradient changed its sign"  # Rprop holds still for a step
+NAN = "gradient is NaN"  # which has no sign, and that is all that Rprop looks at
 DAMPED = "gradient is damped to nothing"  # dampening 1
 CONVERGED = "gradient within tolerance"  # LBFGS stops before it moves anything
 EMPTY = "no entries"
@@ -220,7 +221,12 @@ def _asgd(step: _Step, rate: float) -> Pushes:
 
 
 def _rprop(step: _Step, rate: float) -> Pushes:
-    yield (False, SIGN) if step.held.blocked else step.gradient()
+    if step.held.blocked:
+        yield False, NAN if step.held.step is None else SIGN
+    elif _step_size(step) == 0:
+        yield False, RATE
+    else:
+        yield step.gradient()
 
 
 def _adafactor(step: _Step, rate: float) -> Pushes:
@@ -273,7 +279,8 @@ def _eta(step: _Step) -> float:
 
 def _step_size(step: _Step) -> float:
     """Rprop starts from lr, never below its smallest step size, and ignores lr afterwards."""
-    return max(step.option("step_sizes", (1e-6,))[0], step.group.lr)
+    smallest = step.option("step_sizes", (1e-6,))[0]
+    return max(smallest, step.group.lr) if step.held.rate is None else step.held.rate
 
 
 def _dense(step: _Step) -> bool:
@@ -330,7 +337,7 @@ FAMILIES: dict[str, Callable[[Optimizer, Param, Held], Verdict]] = {
     "NAdam": _Family(_adam),
     "RAdam": _Family(_radam),
     "RMSprop": _Family(_rmsprop),
-    "Rprop": _Family(_rprop, rate=_step_size, divides=False),
+    "Rprop": _Family(_rprop, rate=lambda step: 1.0, divides=False),  # it has step sizes
     "SGD": _Family(_sgd, takes=_either, divides=False),
     "SparseAdam": _Family(_adam, takes=_sparse),
 }

@@ -30,9 +30,10 @@ def forecast(model: Any, optimizer: Any) -> Forecast:
     A tensor counts as changed if at least one of its values does (0.0 and -0.0 are
     one value). An update too small for the tensor's precision, such as a tiny rate
     on bfloat16, counts as a change; only weight decay is held against rounding.
-    Not foreseen: what a `GradScaler` or hooks do to the step, steps that raise, and
-    tensors whose values are NaN or inf already. Of an optimizer with a `step()` of
-    its own nothing can be said.
+    Not foreseen: what a `GradScaler` or hooks do to the step, steps that raise, tensors
+    whose values are NaN or inf already, and an LBFGS that diverges, which makes NaN of
+    everything it holds, frozen or not. Of an optimizer with a `step()` of its own
+    nothing can be said.
 
     Nothing is changed: no weight, gradient, mode, flag, hook or random state.
     Raises TypeError for things that are no model or optimizer.

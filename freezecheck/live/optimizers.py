@@ -149,8 +149,9 @@ def _group(
     )
     state = optimizer.state
     plain = Held(index, number)  # shared by every parameter without state
-    # Nothing but NaN and inf gets through these.
-    stopped = result.lr == 0 or result.options.get("dampening") == 1
+    # Nothing but NaN and inf gets through these (momentum: of Muon).
+    options = result.options
+    stopped = result.lr == 0 or 1 in (options.get("dampening"), options.get("momentum"))
     inside: set[int] = set()
     for position, tensor in enumerate(tensors):
         param = known.get(id(tensor))
@@ -165,7 +166,9 @@ def _group(
         result.numel += param.numel
         result.foreign += param.model == FOREIGN
         kept = state.get(tensor) if state else None
-        held = _held(index, number, param, tensor, kept, record, result) if kept else plain
+        held = plain
+        if kept or record.family == "Rprop":
+            held = _held(index, number, param, tensor, kept or {}, record, result)
         param.held += (held,)
         if param.grad == "zero":
             param.zero = bool(values.is_zero(tensor))
@@ -216,9 +219,8 @@ def _held(
         held.mismatch = _mismatch(tensor, state)
         if "eta" in state:
             held.rate = values.number(state["eta"])
-        if "prev" in state and param.grad == "nonzero" and not held.mismatch:
-            sign = -1 if group.options.get("maximize") else 1
-            held.blocked = _blocked(tensor.grad, state["prev"], sign)
+        if record.family == "Rprop":
+            _rprop(held, param, tensor.grad, state, group)
     return held
 
 
@@ -247,17 +249,22 @@ def _mismatch(tensor: Any, state: dict[str, Any]) -> str | None:
     return None
 
 
-def _blocked(grad: Any, previous: Any, sign: int) -> bool:
-    """Rprop leaves an entry alone whose gradient changed its sign; here, all of them.
-
-    `previous` is kept with the sign that `maximize` gave it.
-    """
-    now, before = (None if t is None else values.readable(t) for t in (grad, previous))
-    if now is None or before is None:
-        return False
+def _rprop(held: Held, param: Param, grad: Any, state: dict[str, Any], group: Group) -> None:
+    """Rprop's step sizes, where they may be 0, and whether it leaves every entry alone:
+    it does where the gradient has changed its sign, and where it is NaN."""
+    if state and group.options.get("step_sizes", (1,))[0] == 0:
+        held.rate = 0.0 if values.is_zero(state["step_size"]) else 1.0
+    if param.grad != "nonzero" or grad is None or held.mismatch:
+        return
+    now, before = values.readable(grad), values.readable(state.get("prev", grad))
     if now.is_complex():
         now, before = values.torch().view_as_real(now), values.torch().view_as_real(before)
-    return bool((sign * (now * before)[now != 0] < 0).all())
+    moving = now.sign() != 0  # not of NaN
+    if state:
+        # What it keeps has the sign that `maximize` gave it.
+        turned = now * before > 0 if group.options.get("maximize") else now * before < 0
+        moving = moving & ~turned
+    held.blocked = not bool(moving.any())
 
 
 def _converged(optimizer: Any) -> bool | None:
