@@ -91,6 +91,8 @@ def test_peak_is_what_the_schedule_reaches(name: str, before: int):
     steps = {"list of factors": 3, "one cycle": 1000, "three phases": 1000}.get(name, 8000)
     if name == "multiplicative" and before == 0:
         steps = 300  # it shrinks to nothing
+    if name.startswith("cosine") and before < 100:
+        steps = 100  # after T_max it climbs back, which is not meant
     real = ran(optimizer, scheduler, max(0, steps - before))
     assert found.peaks == pytest.approx(real, rel=0.02), (name, before)
 

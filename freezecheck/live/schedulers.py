@@ -160,12 +160,14 @@ def _run_ahead(scheduler: Any, groups: list[dict[str, Any]], now: list[float]) -
         _opt_called=True,
         step=SimpleNamespace(_wrapped_by_lr_sched=True),
     )
-    tops = now
+    tops, end = now, _end(scheduler)
     try:
         twin = _twin(scheduler, stand_in)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for step in range(_LONGEST):
+                if step == end:
+                    return tops
                 twin.step()
                 rates = [values.number(group["lr"]) for group in stand_in.param_groups]
                 larger = _larger(tops, rates)
@@ -175,6 +177,21 @@ def _run_ahead(scheduler: Any, groups: list[dict[str, Any]], now: list[float]) -
     except Exception:
         return tops if tops is not now else []  # a schedule that ended, or that cannot start
     return []  # rises and rises: the peak is not in sight
+
+
+def _end(scheduler: Any) -> int | None:
+    """Steps until a cosine at the end of the schedule is through; stepped on, it would
+    climb back, which nobody means by it. None where there is none, or that has happened."""
+    parts = getattr(scheduler, "_schedulers", None)
+    if parts and hasattr(scheduler, "_milestones"):
+        left = scheduler._milestones[-1:] + [0]
+        end = left[0] + getattr(parts[-1], "T_max", 0) - scheduler.last_epoch
+        return end if end > 0 and hasattr(parts[-1], "T_max") else None
+    if parts:
+        return min((end for part in parts if (end := _end(part))), default=None)
+    if not hasattr(scheduler, "T_max"):
+        return None
+    return max(scheduler.T_max - scheduler.last_epoch, 0) or None
 
 
 def _twin(scheduler: Any, stand_in: Any) -> Any:

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from freezecheck import rates
+from freezecheck.finding import Finding, Note, Severity
+from freezecheck.rule import Rule
+from freezecheck.snapshot import Param, Snapshot, millions
+from freezecheck.timeline import Timeline
+
+
+class OneRateForBackboneAndHead(Rule):
+    """A new head and the pretrained backbone learn at one rate, and it is a new layer's.
+
+    ## What it does
+
+    Finds optimizers that train a newly drawn head and a pretrained backbone at the same
+    rate, where that rate is several times what pretrained layers are tuned with: above
+    3e-4 for the Adam family, above 0.06 for SGD with momentum 0.9 (0.6 without).
+
+    ## Why it matters
+
+    A new head needs large steps, and its first gradients are random. Steps of that size
+    through the backbone undo what it was pretrained for before the head has learnt
+    anything. The loss still falls, so that nothing looks wrong; the result is what
+    training from scratch on little data would give, or worse.
+
+    ## Bad
+
+    ```python
+    import torch, torchvision
+    from torch.nn import functional as F
+
+    model = torchvision.models.resnet18(weights="DEFAULT")
+    model.fc = torch.nn.Linear(512, 5)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)  # <- FC301
+
+    loss = F.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 3]))
+    loss.backward()
+    optimizer.step()
+    ```
+
+    The rate that counts is the schedule's peak, not the one it starts with:
+
+    ```python
+    import torch, torchvision
+    from torch.nn import functional as F
+
+    model = torchvision.models.resnet18(weights="DEFAULT")
+    model.fc = torch.nn.Linear(512, 5)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5)  # <- FC301
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=1000)
+
+    loss = F.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 3]))
+    loss.backward()
+    optimizer.step()
+    scheduler.step()
+    ```
+
+    ## Good
+
+    ```python
+    import torch, torchvision
+    from torch.nn import functional as F
+
+    model = torchvision.models.resnet18(weights="DEFAULT")
+    model.fc = torch.nn.Linear(512, 5)
+    backbone = [p for name, p in model.named_parameters() if not name.startswith("fc.")]
+    optimizer = torch.optim.Adam(
+        [
+            {"params": backbone, "lr": 1e-5},
+            {"params": model.fc.parameters(), "lr": 1e-3},
+        ]
+    )
+
+    loss = F.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 3]))
+    loss.backward()
+    optimizer.step()
+    ```
+
+    One rate for all is fine where it is a small one:
+
+    ```python
+    import torch, torchvision
+    from torch.nn import functional as F
+
+    model = torchvision.models.resnet18(weights="DEFAULT")
+    model.fc = torch.nn.Linear(512, 5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
+
+    loss = F.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 3]))
+    loss.backward()
+    optimizer.step()
+    ```
+
+    ## How it is found
+
+    A head counts as new if its values look as the constructor drew them, a stage of the
+    backbone as pretrained if its norm layers have left their first values, and as trained
+    if more than half of it is. All of these stages must be at the head's own rate; where
+    a schedule drives the optimizer, its peak counts.
+
+    ## Limits
+
+    Networks without norm layers do not show whether they are pretrained, and nothing is
+    said about them; nor about optimizers other than SGD and the Adam family, or ones that
+    have stepped already. Large batches stand higher rates than the limits here.
+
+    ## References
+
+    - [torch.optim: per-parameter options](https://docs.pytorch.org/docs/stable/optim.html#per-parameter-options)
+    - [Howard and Ruder 2018, discriminative fine-tuning](https://arxiv.org/abs/1801.06146)
+    """
+
+    code = "FC301"
+    name = "one-rate-for-backbone-and-head"
+    severity = Severity.WARNING
+
+    def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
+        for model in range(len(now.models)):
+            head = rates.fresh_head(now, model)
+            if head is not None:
+                for optimizer, record in enumerate(now.optimizers):
+                    if not record.stepped and not record.idle:
+                        yield from self._judge(now, model, optimizer, *head)
+
+    def _judge(
+        self, now: Snapshot, model: int, optimizer: int, last: int, head: list[Param]
+    ) -> Iterator[Finding]:
+        record, whole = now.optimizers[optimizer], now.models[model]
+        tops = rates.tops(now, optimizer)
+        rate = rates.of_params(head, optimizer, tops)
+        if rate is None:
+            return
+        group = next(h.group for h in head[0].held if h.optimizer == optimizer)
+        if not rates.is_high(record, record.groups[group], rate):
+            return
+        trained = {
+            stage: other
+            for stage, other in rates.of_stages(now, optimizer, model, tops).items()
+            if stage != last and whole.stages[stage].pretrained
+        }
+        if not trained or not all(math.isclose(rate, other) for other in trained.values()):
+            return
+        size = sum(p.numel for s in trained for p in now.by_stage[model, s] if p.trainable)
+        name = now.path(model, whole.head.path if whole.head else "")
+        peak = "" if math.isclose(rate, record.groups[group].lr) else " at the schedule's peak"
+        yield self.finding(
+            f"The new layer {name} and the pretrained backbone ({millions(size)} parameters) both"
+            f" learn at {rate:g}{peak} with {record.class_name}. That is a rate for a new layer:"
+            " in the first steps, while the head is still random, it overwrites what the"
+            " backbone has learnt.",
+            site=record.groups[group].site or record.site,
+            symbol=record.label,
+            notes=[
+                Note(f"{s.label} sets the rates here", s.site)
+                for s in rates.driving(now, optimizer)
+                if s.site and peak
+            ],
+            fix="give the backbone a group of its own, at a tenth to a hundredth of the head's"
+            " rate",
+            subject=(whole.label, record.label),
+        )
