@@ -14,7 +14,7 @@ still be known, as for `"fc" in name and p.dim() > 1` where there is no `fc`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,17 +33,30 @@ _WRAPPERS = (
 
 @dataclass(frozen=True, slots=True)
 class Atom:
-    """One test of a condition."""
+    """One test of a condition: the very tuple, and whether it stands under a `not`."""
 
-    how: str
-    literals: tuple[str, ...]
-    lower: bool
-    each: bool
+    test: Any
     negated: bool
 
-    def hits(self, name: str) -> bool:
-        """The test holds of `name` (before any negation)."""
-        return _holds(("test", self.how, self.literals, self.lower, self.each), name)
+    @property
+    def how(self) -> str:
+        """ "in", "startswith", "endswith" or "=="."""
+        return self.test[1]
+
+    @property
+    def literals(self) -> tuple[str, ...]:
+        """What the name is tested for; any of them will do."""
+        return self.test[2]
+
+    @property
+    def each(self) -> bool:
+        """The literals are tried one after the other, in a loop around."""
+        return self.test[4]
+
+    def hits(self, name: str, literal: str | None = None) -> bool:
+        """The test (of that literal alone) holds of `name`, before any negation."""
+        _, how, literals, lower, each = self.test
+        return _holds(("test", how, (literal,) if literal else literals, lower, each), name)
 
     def __str__(self) -> str:
         """The test as one would write it: `'fc' in name`, `name.startswith('fc')`."""
@@ -54,7 +67,11 @@ class Atom:
             return f"{shown} in name" if len(self.literals) == 1 else f"any of {shown} in name"
         if self.how == "==":
             return f"name == {shown}" if len(self.literals) == 1 else f"name in [{shown}]"
-        return f"name.{self.how}({shown})"
+        return (
+            f"name.{self.how}({shown})"
+            if len(self.literals) == 1
+            else f"name.{self.how}(({shown}))"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +86,15 @@ class Branch:
     @property
     def atoms(self) -> list[Atom]:
         """The tests in the condition."""
-        return list(_atoms(self.condition, False))
+        return list(atoms(self.condition))
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
     """The tests that one loop made on each of `names`; read from a PATTERN event."""
 
-    subject: str  # of the module whose names were asked for
+    subject: str  # path of the module whose names were asked for
+    model: str  # its model's label
     of: str  # "parameters", "modules", "children"
     names: tuple[str, ...]
     branches: tuple[Branch, ...]
@@ -88,10 +106,13 @@ class Chain:
         """Where the branch is in the user's file."""
         return Site(self.path, branch.line, branch.column)
 
-    def taken(self, name: str) -> int | None:
-        """Index of the branch that `name` goes into; -1: none of them; None: cannot say."""
+    def taken(self, name: str, forced: Any = None) -> int | None:
+        """Index of the branch that `name` goes into; -1: none of them; None: cannot say.
+
+        With one test (the very tuple) `forced` to hold, where it would go then.
+        """
         for index, branch in enumerate(self.branches):
-            held = value(branch.condition, name)
+            held = value(branch.condition, name, forced)
             if held is None:
                 return None
             if held:
@@ -105,6 +126,7 @@ def read(event: Event) -> Chain:
     caller = data.get("caller")
     return Chain(
         event.subject,
+        data["model"],
         data["of"],
         tuple(event.names),
         tuple(Branch(*branch) for branch in data["branches"]),
@@ -134,15 +156,6 @@ def value(condition: Any, name: str, forced: Any = None) -> bool | None:
     return None
 
 
-def tests(condition: Any) -> Iterator[Any]:
-    """The `test` tuples of a condition."""
-    if condition[0] == "test":
-        yield condition
-    elif condition[0] != "?":
-        for part in condition[1:]:
-            yield from tests(part)
-
-
 def members(now: Snapshot, chain: Chain) -> Mapping[str, Param]:
     """The parameters behind the names, as far as the snapshot still has them."""
     known = {now.path(p.model, p.name): p for p in now.owned}
@@ -163,30 +176,19 @@ def bare(name: str) -> str:
 
 def model_of(now: Snapshot, chain: Chain) -> int | None:
     """Index of the model that the chain is about."""
-    if len(now.models) == 1:
-        return 0
-    top = chain.subject
-    for index, model in enumerate(now.models):
-        if top == model.label or top.startswith(f"{model.label}."):
-            return index
-    return None
+    return next((i for i, model in enumerate(now.models) if model.label == chain.model), None)
 
 
-def unique(items: Iterable[str]) -> list[str]:
-    """Without repetition, in order."""
-    return list(dict.fromkeys(items))
-
-
-def _atoms(condition: Any, negated: bool) -> Iterator[Atom]:
+def atoms(condition: Any, negated: bool = False) -> Iterator[Atom]:
+    """The tests in a condition."""
     kind = condition[0]
     if kind == "test":
-        _, how, literals, lower, each = condition
-        yield Atom(how, tuple(literals), lower, each, negated)
+        yield Atom(condition, negated)
     elif kind == "not":
-        yield from _atoms(condition[1], not negated)
+        yield from atoms(condition[1], not negated)
     elif kind != "?":
         for part in condition[1:]:
-            yield from _atoms(part, negated)
+            yield from atoms(part, negated)
 
 
 def _holds(test: Any, name: str) -> bool:

@@ -19,7 +19,7 @@ from freezecheck.live.capture import capture
 from freezecheck.live.oddities import contained
 from freezecheck.live.tree import unwrap, walk
 from freezecheck.snapshot import Param, Snapshot
-from freezecheck.timeline import FACT, GROUP, MODE, OPTIMIZER, SCHEDULER, Event, Timeline
+from freezecheck.timeline import FACT, GROUP, MODE, OPTIMIZER, PATTERN, SCHEDULER, Event, Timeline
 
 if TYPE_CHECKING:
     from freezecheck.live.record import Mark, Recorder
@@ -188,6 +188,8 @@ class Names:
             if id(subject) in self.modules:
                 label, path = self.modules[id(subject)]
                 event.subject = f"{label}.{path}".rstrip(".") if self._several else path
+                if event.kind == PATTERN:
+                    event.data["model"] = label
             elif id(subject) in self.others:
                 event.subject = self.others[id(subject)]
             else:

@@ -6,6 +6,7 @@ list, sizes that the weight does not have.
 
 from __future__ import annotations
 
+import dis
 import linecache
 import re
 from collections.abc import Iterator, Sequence
@@ -57,9 +58,11 @@ def _on_module(node: Node, index: int) -> Iterator[Stray]:
             for p in below.module._parameters.values()
             if p is not None
         }
-        # A constructor may well keep its option under this name; only a claim
-        # that the real flags contradict is a mistake.
+        # Only a claim that the real flags contradict is a mistake.
         contradicted = believed is not None and (not believed) in flags
+        kept = _kept(type(node.module), name) if contradicted else ""
+        if kept == "option" or (kept == "constant" and (believed or flags == {True, False})):
+            contradicted = False
         yield Stray(
             node.path,
             name,
@@ -68,6 +71,31 @@ def _on_module(node: Node, index: int) -> Iterator[Stray]:
             index,
             believed if contradicted else None,
         )
+
+
+def _kept(kind: type[Any], attribute: str) -> str:
+    """How the class itself sets `self.attribute`: as an "option" (`self.requires_grad =
+    requires_grad`, which may rightly differ from the flags later on), to a "constant", or not."""
+    found = ""
+    for base in kind.__mro__:
+        if base.__module__.startswith("torch."):
+            continue
+        for function in vars(base).values():
+            code = getattr(function, "__code__", None)
+            if code is None or attribute not in code.co_names or not code.co_varnames:
+                continue
+            before: list[dis.Instruction] = []
+            for step in dis.get_instructions(code):
+                if step.opname == "STORE_ATTR" and step.argval == attribute:
+                    value, owner = before[-2:]
+                    if owner.argval == code.co_varnames[0]:
+                        found = found or "constant"
+                        if not value.opname.startswith("LOAD_CONST"):
+                            return "option"
+                    elif isinstance(owner.argval, tuple) and owner.argval[1] == code.co_varnames[0]:
+                        return "option"  # Python 3.13 loads both at once
+                before.append(step)
+    return found
 
 
 def _on_parameter(path: str, tensor: Any, index: int) -> Iterator[Stray]:

@@ -91,7 +91,7 @@ class Reader:
                     (condition(test, loop.name, values), action, test.lineno, test.col_offset + 1)
                     for test, action in chain.arms
                 )
-                if any(any(pattern.tests(branch[0])) for branch in branches):
+                if any(any(pattern.atoms(branch[0])) for branch in branches):
                     guards = tuple(condition(g, loop.name, values) for g in chain.guards)
                     found.append(Found(branches, chain.total, guards))
         return found
@@ -302,6 +302,8 @@ def _in_statement(
 def _effect(block: list[ast.stmt], thing: str, collects: bool) -> str:
     """What a block does; setting a variable counts where the loop collects by it."""
     action = _action(block, thing)
+    if collects and action == "skip":
+        return "collect"
     return action or ("collect" if collects and any(map(_assigns_name, block)) else "")
 
 
