@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 
 from freezecheck import rates
 from freezecheck.finding import Finding, Severity, Site
@@ -148,7 +149,7 @@ def _falls(family: list[tuple[str, float]]) -> tuple[tuple[str, float], tuple[st
     rates_ = [rate for _, rate in family]
     if len(family) < 2 or rates_[0] <= _CLEARLY * rates_[-1]:
         return None
-    if any(later > earlier * 1.001 for earlier, later in zip(rates_, rates_[1:])):
+    if any(later > earlier * 1.001 for earlier, later in pairwise(rates_)):
         return None
     return family[0], family[-1]
 
