@@ -1,0 +1,123 @@
+"""Inside the inspected process: record, write the report, and hold still.
+
+Started by `boot/freezecheck_attach.py` as soon as torch has been imported.
+Nothing here may fail the script: what goes wrong is told to the runner.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from freezecheck.live import frames, values
+from freezecheck.live.record import Recorder
+from freezecheck.plain import encode
+
+OLDEST_TORCH = (2, 4)
+ALIVE = "alive"  # a named pipe in the folder of the run that the runner holds open
+CWD = "cwd"  # a file there: the working directory that paths are shown relative to
+
+Note = Callable[..., None]
+
+
+def start(folder: str, note: Note) -> None:
+    """Record this process and park it at its first optimizer step.
+
+    `folder` is the folder of the run, `note` tells the runner a line.
+    """
+    version = values.torch().__version__
+    if tuple(int(part) for part in version.split(".")[:2]) < OLDEST_TORCH:
+        raise RuntimeError(f"torch {version} is too old: freezecheck needs 2.4 or newer")
+    with open(os.path.join(folder, CWD), encoding="utf-8") as file:
+        frames.set_base(file.read())
+
+    def optimizer() -> None:
+        note("optimizer")
+        _early(folder, recorder, note)
+
+    def backward() -> None:
+        note("backward")
+        _early(folder, recorder, note)
+
+    def ready(_: Recorder) -> None:
+        try:
+            write(folder, recorder, stepped=True)
+            note("report")
+        except Exception as error:
+            note("failed", f"{type(error).__name__}: {error}")
+        park(folder)
+
+    recorder = Recorder(ready)
+    recorder.on_optimizer = optimizer
+    recorder.on_backward = backward
+    # Models are found among all live objects, of which torch alone makes 250,000;
+    # frozen ones are passed over. The script's own come later.
+    gc.freeze()
+    recorder.install()
+
+
+def write(folder: str, recorder: Recorder, *, stepped: bool) -> None:
+    """Write this process's report. It appears whole or not at all."""
+    snapshot = recorder.snapshot()
+    timeline = recorder.timeline()
+    timeline.complete = stepped
+    report = {
+        "rank": _rank(),
+        "stepped": stepped,
+        "snapshot": None if snapshot is None else snapshot.to_dict(),
+        "timeline": encode(timeline),
+    }
+    path = os.path.join(folder, f"{os.getpid()}.json")
+    with open(path + ".part", "w", encoding="utf-8") as file:
+        json.dump(report, file, allow_nan=False)
+    os.replace(path + ".part", path)
+
+
+def _early(folder: str, recorder: Recorder, note: Note) -> None:
+    """What is known so far, in case the script never gets to a step."""
+    try:
+        write(folder, recorder, stepped=False)
+    except Exception as error:
+        note("problem", f"{type(error).__name__}: {error}")
+
+
+def _rank() -> int | None:
+    """Which of several processes this is."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return int(distributed.get_rank())
+    text = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or ""
+    return int(text) if text.isdecimal() else None
+
+
+def park(folder: str) -> NoReturn:
+    """Hold still until the runner kills this process; never returns.
+
+    `PyDLL` keeps the interpreter lock during a call, so that no other thread
+    runs a line of Python meanwhile; signals are blocked, so that none of the
+    script's handlers does. Reading from the runner's pipe ends when the runner
+    has gone; then this process and those started with it must go too.
+    """
+    try:
+        for stream in (sys.__stdout__, sys.__stderr__):
+            if stream is not None and not stream.closed:
+                stream.flush()
+    except (OSError, ValueError):
+        pass
+    if os.name != "posix":
+        while True:
+            ctypes.PyDLL("kernel32").Sleep(0xFFFFFFFF)
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        pipe = os.open(os.path.join(folder, ALIVE), os.O_RDONLY | os.O_NONBLOCK)
+        os.set_blocking(pipe, True)
+        ctypes.PyDLL(None).read(pipe, ctypes.create_string_buffer(1), 1)
+    finally:
+        os.killpg(0, signal.SIGKILL)
+        os._exit(1)

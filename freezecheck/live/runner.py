@@ -1,0 +1,205 @@
+"""A user's unmodified command in child processes, inspected at its first optimizer step.
+
+The command runs as it would without us: same arguments, working directory,
+`sys.path`, `__main__` and environment (but WANDB_MODE=disabled where it is not
+set). A `sitecustomize` in every Python process of it waits for torch, records,
+writes a report and holds still (`boot`, `child`); this side waits for the
+reports, freezes the whole tree and kills it. No line of the user's runs after
+the step: no checkpoint, no `finally`, no next line of a shell script.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from freezecheck.live import hints
+from freezecheck.live.board import PHASES, Board, Place, Report
+from freezecheck.live.boot import freezecheck_environment as environment
+from freezecheck.live.child import ALIVE, CWD
+from freezecheck.live.interrupts import Interrupts
+from freezecheck.live.processes import Tree, adopting_orphans
+
+TIMEOUT = 600.0  # seconds to the first step
+_GRACE = 3.0  # seconds without news, after the first report, for which others are waited for
+_POLL = 0.005
+_TAIL = 8192  # bytes
+
+
+@dataclass(slots=True)
+class Run:
+    """What became of a command.
+
+    `outcome` is "inspected" (a step was reached), "ended" or "crashed" before
+    a step, "timeout", "not started" (no such command), or "failed" (freezecheck
+    itself did, inside the script). `reports` has one entry per process that
+    built an optimizer, by rank; those that never stepped say what was seen up
+    to then. `hint` is one line on what to do, empty where there is nothing.
+    """
+
+    command: tuple[str, ...]
+    outcome: str = "not started"
+    reports: list[Report] = field(default_factory=list)
+    exit_status: int | None = None  # of the command, negative: a signal; None: it was stopped
+    stderr_tail: str = ""  # empty where the output was shown
+    seconds: float = 0.0
+    where: list[Place] = field(default_factory=list)  # where processes that never stepped stood
+    hint: str = ""
+
+
+def python_command(script: str, args: Sequence[str] = ()) -> list[str]:
+    """`python SCRIPT ARGS...` with this Python. ValueError: there is no such script."""
+    try:
+        mode = os.stat(script).st_mode
+    except OSError:
+        raise ValueError(f"{script}: no such file") from None
+    if stat.S_ISDIR(mode):
+        raise ValueError(f"{script} is a directory: name the script in it, or use -m for a package")
+    if not os.access(script, os.R_OK):
+        raise ValueError(f"{script} cannot be read: permission denied")
+    return [sys.executable, script, *args]
+
+
+def module_command(module: str, args: Sequence[str] = ()) -> list[str]:
+    """`python -m MODULE ARGS...` with this Python."""
+    return [sys.executable, "-m", module, *args]
+
+
+def run(
+    command: Sequence[str],
+    *,
+    timeout: float = TIMEOUT,
+    show_output: bool = False,
+    on_phase: Callable[[str], None] | None = None,
+) -> Run:
+    """Run `command` to the first step of its optimizers, and stop it there.
+
+    `timeout` is in seconds. `show_output` lets the command write to our
+    standard error; else its output is kept aside for `stderr_tail`. `on_phase`
+    hears the phases in `board.PHASES` as they are reached. Ctrl-C ends the
+    whole process tree before KeyboardInterrupt is raised.
+    """
+    if not command:
+        raise ValueError("no command given")
+    result = Run(tuple(command))
+    start = time.monotonic()
+    with Interrupts() as interrupts, adopting_orphans(), _folder() as folder:
+        board, tree = Board(folder), Tree(folder)
+        try:
+            tree.root = _start(command, folder, show_output)
+        except OSError as error:
+            result.hint = hints.not_started(command, error)
+            return result
+        try:
+            result.outcome, waiting = _watch(tree, board, start + timeout, on_phase)
+            result.where = board.where(waiting)
+            result.exit_status = tree.root.poll()
+        finally:
+            interrupts.hold()
+            tree.stop()
+        result.reports = board.reports()
+        result.stderr_tail = "" if show_output else _tail(folder)
+        result.seconds = time.monotonic() - start
+        if result.outcome == "inspected":
+            result.hint = hints.late([r for r in result.reports if not r.stepped], _GRACE)
+        else:
+            result.hint = hints.hint(result.outcome, board, result.exit_status, timeout)
+    return result
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    """The folder of the run, with what its processes look for in it."""
+    with tempfile.TemporaryDirectory(prefix="freezecheck-", ignore_cleanup_errors=True) as folder:
+        with open(os.path.join(folder, CWD), "w", encoding="utf-8") as file:
+            file.write(os.getcwd())
+        if os.name != "posix":
+            yield folder
+            return
+        pipe = os.path.join(folder, ALIVE)
+        os.mkfifo(pipe, 0o600)
+        # Held open for as long as we live; to read and write, so that opening does not wait.
+        held = os.open(pipe, os.O_RDWR)
+        try:
+            yield folder
+        finally:
+            os.close(held)
+
+
+def _start(command: Sequence[str], folder: str, show_output: bool) -> subprocess.Popen[bytes]:
+    env = dict(os.environ)
+    path = os.fsencode(env["PYTHONPATH"]) if "PYTHONPATH" in env else None
+    env["PYTHONPATH"] = os.fsdecode(environment.prefixed(path))
+    env[os.fsdecode(environment.RUN)] = folder
+    env.setdefault("WANDB_MODE", "disabled")
+    with contextlib.ExitStack() as files:
+        if show_output:
+            out = err = 2
+        else:
+            out, err = (
+                files.enter_context(open(os.path.join(folder, name), "wb")).fileno()
+                for name in ("stdout", "stderr")
+            )
+        # A hidden script that asks the terminal would wait for ever for an answer
+        # to a question that nobody sees; it is told at once that there is none.
+        stdin = subprocess.DEVNULL if not show_output and _is_terminal(0) else None
+        return subprocess.Popen(
+            command, stdin=stdin, stdout=out, stderr=err, env=env, start_new_session=True
+        )
+
+
+def _is_terminal(descriptor: int) -> bool:
+    with contextlib.suppress(OSError):
+        return os.isatty(descriptor)
+    return False
+
+
+def _watch(
+    tree: Tree, board: Board, deadline: float, on_phase: Callable[[str], None] | None
+) -> tuple[str, list[int]]:
+    """Wait for the reports; the outcome, and the processes that were waited for in vain."""
+    assert tree.root is not None
+    shown = -1
+    news = time.monotonic()
+    while True:
+        status = tree.root.poll()  # first, so that the last words of the dead are read
+        if board.read():
+            news = time.monotonic()
+        if on_phase is not None and board.phase > shown:
+            shown = board.phase
+            on_phase(PHASES[shown])
+        now = time.monotonic()
+        recent = now - news < _GRACE
+        if board.settled:
+            pending = board.pending(tree.members())
+            if not (pending and recent):
+                return ("inspected" if board.stepped else "failed"), pending
+        elif status is not None:
+            # The command may leave processes behind that train all the same, or soon will.
+            members = tree.members()
+            left = any(not process.ended for process in members.values())
+            if not left or not (recent or board.training(board.live(members))):
+                return ("crashed" if status else "ended"), []
+        if now > deadline:
+            return "timeout", board.live(tree.members())
+        time.sleep(_POLL)
+
+
+def _tail(folder: str) -> str:
+    """The end of what the command said on stderr; on stdout, if it said nothing there."""
+    for name in ("stderr", "stdout"):
+        with open(os.path.join(folder, name), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+            text = file.read().decode("utf-8", "replace")
+        # Of a progress bar that draws over itself, what one would see.
+        lines = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n")]
+        if any(lines):
+            return "\n".join(lines[-25:]).strip("\n")
+    return ""
