@@ -9,7 +9,8 @@ from __future__ import annotations
 import ast
 import builtins
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -31,23 +32,33 @@ class _Options(NamedTuple):
     each: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What the source says of the variables that an expression can see.
+
+    A variable of a loop around it stands for all its values. One that is set only once
+    may be looked up before it is. `hidden` ones have another value by the time that the
+    expression is reached.
+    """
+
+    around: Mapping[str, ast.expr]  # loop variables, and what their loops go through
+    assigned: Mapping[str, ast.expr]  # variables set once, and to what
+    hidden: Collection[str]
+
+
 class Values:
-    """Values of expressions in one frame. `around` are the variables of loops around the
-    expression with what these go through: such a variable stands for all its values."""
+    """Values of expressions in one frame."""
 
     def __init__(
-        self,
-        frame: FrameType,
-        around: Mapping[str, ast.expr],
-        bound: Mapping[str, Any] | None = None,
+        self, frame: FrameType, scope: Scope, bound: Mapping[str, Any] | None = None
     ) -> None:
         self._frame = frame
-        self._around = around
+        self._scope = scope
         self._bound = bound or {}
 
     def binding(self, name: str, value: Any) -> Values:
         """The same with one more variable."""
-        return Values(self._frame, self._around, {**self._bound, name: value})
+        return Values(self._frame, self._scope, {**self._bound, name: value})
 
     def strings(self, node: ast.expr, *, collection: bool) -> Strings | None:
         """The string that `node` is, or with `collection` those that it holds; None: not known."""
@@ -93,7 +104,9 @@ class Values:
             return self._options(node.value)
         if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Add, ast.Sub)):
             sign = 1 if isinstance(node.op, ast.Add) else -1
-            return self._combined([node.left, node.right], lambda pair: _sum(*pair, sign))
+            return self._combined(
+                [node.left, node.right], lambda pair: _sum(pair[0], pair[1], sign)
+            )
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.keywords:
             function = node.func.id
             if function in _FUNCTIONS:
@@ -103,10 +116,12 @@ class Values:
     def _name(self, name: str) -> _Options | None:
         if name in self._bound:
             return _one(self._bound[name])
-        if name in self._around:
-            items = Values(self._frame, _without(self._around, name), self._bound)._options(
-                self._around[name]
-            )
+        if name in self._scope.hidden:
+            return None
+        if name in self._scope.around:
+            around = dict(self._scope.around)
+            node = around.pop(name)
+            items = self._within_scope(replace(self._scope, around=around))._options(node)
             if items is None or items.each or type(items.values[0]) not in _COLLECTIONS:
                 return None
             values = items.values[0]
@@ -114,7 +129,14 @@ class Values:
         for scope in (self._frame.f_locals, self._frame.f_globals):
             if name in scope:
                 return _one(scope[name])
+        if name in self._scope.assigned:
+            assigned = dict(self._scope.assigned)
+            node = assigned.pop(name)
+            return self._within_scope(replace(self._scope, assigned=assigned))._options(node)
         return None
+
+    def _within_scope(self, scope: Scope) -> Values:
+        return Values(self._frame, scope, self._bound)
 
     def _within(self, node: ast.expr, read: Any) -> _Options | None:
         base = self._options(node)
@@ -127,15 +149,14 @@ class Values:
 
     def _combined(self, nodes: list[ast.expr], join: Any) -> _Options | None:
         """An expression of several parts, at most one of which varies."""
-        parts = [self._options(node) for node in nodes]
-        if any(part is None for part in parts):
-            return None
-        varying = [part for part in parts if part.each]  # type: ignore[union-attr]
-        if len(varying) > 1:
+        known = [self._options(node) for node in nodes]
+        parts = [part for part in known if part is not None]
+        varying = [part for part in parts if part.each]
+        if len(varying) > 1 or len(parts) < len(known):
             return None
         results = []
         for value in varying[0].values if varying else [None]:
-            given = [value if part.each else part.values[0] for part in parts]  # type: ignore[union-attr]
+            given = [value if part.each else part.values[0] for part in parts]
             if not all(type(item) in (*_PLAIN, *_COLLECTIONS) for item in given):
                 return None
             try:
@@ -147,10 +168,6 @@ class Values:
 
 def _one(value: Any) -> _Options:
     return _Options([value], False)
-
-
-def _without(around: Mapping[str, ast.expr], name: str) -> dict[str, ast.expr]:
-    return {key: node for key, node in around.items() if key != name}
 
 
 def _item(base: Any, key: Any) -> Any:

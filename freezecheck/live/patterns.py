@@ -9,7 +9,6 @@ runs. Only loops that choose what is trained count; printing ones do not.
 from __future__ import annotations
 
 import ast
-import linecache
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from types import FrameType
@@ -18,18 +17,11 @@ from typing import Any
 from freezecheck import pattern
 from freezecheck.live.conditions import condition
 from freezecheck.live.literals import Values
+from freezecheck.live.loops import COMPREHENSIONS, FUNCTIONS, Loop, by_line
 
-METHODS = {
-    "named_parameters": "parameters",
-    "named_modules": "modules",
-    "named_children": "children",
-}
-_TRANSPARENT = ("enumerate", "iter", "list", "reversed", "sorted", "tqdm", "tuple")
 _STATISTICS = ("all", "any", "len", "max", "min", "print", "set", "sum")
 _COLLECTING = ("add", "add_param_group", "append", "extend", "insert")
 _CONTAINERS = (ast.Tuple, ast.List, ast.Set, ast.Dict, ast.Starred)
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
-_Comprehension = (ast.ListComp, ast.SetComp, ast.GeneratorExp)
 
 
 @dataclass(slots=True)
@@ -39,15 +31,6 @@ class _Arms:
     arms: list[tuple[ast.expr, str]]  # test, action
     total: bool  # there is an else
     guards: list[ast.expr] = field(default_factory=list)  # what holds of names that come here
-
-
-@dataclass(slots=True)
-class _Loop:
-    """A loop over (name, thing) pairs."""
-
-    name: str
-    around: dict[str, ast.expr]  # variables of the loops around it, and what these go through
-    chains: list[_Arms]
 
 
 @dataclass(slots=True)
@@ -75,155 +58,53 @@ class Reader:
     """Reads each file once."""
 
     def __init__(self) -> None:
-        self._files: dict[str, dict[tuple[int, str], list[_Loop]]] = {}
+        self._files: dict[str, dict[tuple[int, str], list[tuple[Loop, list[_Arms]]]]] = {}
 
     def chains(self, frame: FrameType, method: str) -> list[Found]:
         """The chains of tests on the names that `frame` is just asking for by `method`."""
         filename = frame.f_code.co_filename
         loops = self._files.get(filename)
         if loops is None:
-            loops = self._files[filename] = _loops_by_line(filename)
+            loops = self._files[filename] = _choosing(filename)
         found = []
-        for loop in loops.get((frame.f_lineno, method), ()):
-            values = Values(frame, loop.around)
-            for chain in loop.chains:
+        for loop, chains in loops.get((frame.f_lineno, method), ()):
+            values = Values(frame, loop.scope)
+            for chain in chains:
                 branches = tuple(
                     (condition(test, loop.name, values), action, test.lineno, test.col_offset + 1)
                     for test, action in chain.arms
                 )
                 if any(any(pattern.atoms(branch[0])) for branch in branches):
-                    guards = tuple(condition(g, loop.name, values) for g in chain.guards)
+                    guards = tuple(condition(guard, loop.name, values) for guard in chain.guards)
                     found.append(Found(branches, chain.total, guards))
         return found
 
 
-# -- finding the loops --------------------------------------------------------
-
-
-def _loops_by_line(filename: str) -> dict[tuple[int, str], list[_Loop]]:
-    """Loops by the lines of the call that asks for their names, and its method."""
-    try:
-        tree = ast.parse("".join(linecache.getlines(filename)))
-    except (SyntaxError, ValueError, RecursionError):
-        return {}
-    parents = {child: node for node in ast.walk(tree) for child in ast.iter_child_nodes(node)}
-    calls: dict[tuple[int, str], list[ast.Call]] = {}
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and node.func.attr in METHODS
-        ):
-            for line in range(node.lineno, (node.end_lineno or node.lineno) + 1):
-                calls.setdefault((line, node.func.attr), []).append(node)
-    found: dict[tuple[int, str], list[_Loop]] = {}
-    for key, asking in calls.items():
-        # Several calls on one line are told apart only if all ask the same module.
-        if len({ast.dump(call.func) for call in asking}) == 1:
-            loops = [loop for call in asking for loop in _loops(call, parents)]
-            if loops:
-                found[key] = loops
+def _choosing(filename: str) -> dict[tuple[int, str], list[tuple[Loop, list[_Arms]]]]:
+    """The loops of a file that choose what is trained, with their chains."""
+    found: dict[tuple[int, str], list[tuple[Loop, list[_Arms]]]] = {}
+    for key, loops in by_line(filename).items():
+        for loop in loops:
+            if chains := list(_chains(loop)):
+                found.setdefault(key, []).append((loop, chains))
     return found
 
 
-def _loops(call: ast.AST, parents: dict[ast.AST, ast.AST]) -> Iterator[_Loop]:
-    """The loops that go through what `call` gives."""
-    node, indexed = call, False
-    while _is_transparent(up := parents.get(node), node):
-        indexed = indexed or up.func.id == "enumerate"  # type: ignore[union-attr]
-        node = up  # type: ignore[assignment]
-    if isinstance(up, (ast.For, ast.AsyncFor)) and up.iter is node:
-        yield from _loop(up, up.target, indexed, parents)
-    elif isinstance(up, ast.comprehension) and up.iter is node:
-        yield from _loop(parents[up], up.target, indexed, parents)
-    elif isinstance(up, ast.Assign) and len(up.targets) == 1 and not indexed:
-        target = up.targets[0]
-        if isinstance(target, ast.Name):
-            scope = _scope(up, parents)
-            names = [n for n in ast.walk(scope) if isinstance(n, ast.Name) and n.id == target.id]
-            if sum(isinstance(n.ctx, ast.Store) for n in names) == 1:
-                for name in names:
-                    if name is not target:
-                        yield from _loops(name, parents)
-
-
-def _is_transparent(up: ast.AST | None, node: ast.AST) -> bool:
-    """`enumerate(...)` and the like, which hand on what they get."""
-    return (
-        isinstance(up, ast.Call)
-        and isinstance(up.func, ast.Name)
-        and up.func.id in _TRANSPARENT
-        and up.args[:1] == [node]
-    )
-
-
-def _scope(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> ast.AST:
-    while node in parents and not isinstance(node, _FUNCTIONS):
-        node = parents[node]
-    return node
-
-
-def _loop(
-    node: ast.AST, target: ast.expr, indexed: bool, parents: dict[ast.AST, ast.AST]
-) -> Iterator[_Loop]:
-    """The loop at `node`, if it unpacks pairs and chooses what is trained."""
-    if indexed:
-        if not isinstance(target, ast.Tuple) or len(target.elts) != 2:
-            return
-        target = target.elts[1]
-    if not isinstance(target, ast.Tuple) or len(target.elts) != 2:
-        return
-    name, thing = target.elts
-    if not isinstance(name, ast.Name) or not isinstance(thing, ast.Name):
-        return
-    if isinstance(node, (ast.For, ast.AsyncFor)):
-        if any(_stores(statement, name.id) for statement in node.body):
-            return  # it tests other strings than the names
-        chains = list(_in_body(node.body, thing.id))
-    else:
-        chains = list(_in_comprehension(node, thing.id, parents))
-    if chains:
-        yield _Loop(name.id, _around(node, parents), chains)
-
-
-def _stores(node: ast.AST, name: str) -> bool:
-    return any(
-        isinstance(n, ast.Name) and n.id == name and isinstance(n.ctx, ast.Store)
-        for n in ast.walk(node)
-    )
-
-
-def _around(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> dict[str, ast.expr]:
-    """Variables of the loops around `node`, up to its function."""
-    found: dict[str, ast.expr] = {}
-    loops: list[Any] = []
-    if isinstance(node, _Comprehension):
-        loops += node.generators
-    up = parents.get(node)
-    while up is not None and not isinstance(up, _FUNCTIONS):
-        if isinstance(up, (ast.For, ast.AsyncFor)):
-            loops.append(up)
-        elif isinstance(up, (*_Comprehension, ast.DictComp)):
-            loops += up.generators
-        up = parents.get(up)
-    for loop in loops:
-        if isinstance(loop.target, ast.Name):
-            found.setdefault(loop.target.id, loop.iter)
-    return found
-
-
-# -- the tests in a loop ------------------------------------------------------
+def _chains(loop: Loop) -> Iterator[_Arms]:
+    if isinstance(loop.node, (ast.For, ast.AsyncFor)):
+        yield from _in_body(loop.node.body, loop.thing)
+    elif isinstance(loop.node, COMPREHENSIONS):
+        yield from _in_comprehension(loop.node, loop.parent, loop.thing)
 
 
 def _in_comprehension(
-    node: ast.AST, thing: str, parents: dict[ast.AST, ast.AST]
+    node: ast.ListComp | ast.SetComp | ast.GeneratorExp, parent: ast.AST | None, thing: str
 ) -> Iterator[_Arms]:
     """`[p for n, p in model.named_parameters() if "fc" in n]`."""
-    up = parents.get(node)
-    counted = isinstance(up, ast.Call) and isinstance(up.func, ast.Name)
-    if counted and up.func.id in _STATISTICS:  # type: ignore[union-attr]
+    counted = isinstance(parent, ast.Call) and isinstance(parent.func, ast.Name)
+    if counted and parent.func.id in _STATISTICS:  # type: ignore[union-attr]
         return
-    if not isinstance(node, _Comprehension) or not _hands_on(node.elt, thing):
+    if not _hands_on(node.elt, thing):
         return
     ifs = [test for generator in node.generators for test in generator.ifs]
     if ifs:
@@ -261,15 +142,12 @@ def _statements(
                 for other, (_, block) in zip(passed, arms)
                 if isinstance(block[-1], ast.Continue)
             ]
-        elif isinstance(statement, _FUNCTIONS):
+        elif isinstance(statement, FUNCTIONS):
             continue
-        elif blocks := [
-            block
-            for name in ("body", "orelse", "finalbody")
-            if (block := getattr(statement, name, None))
-        ]:
-            for block in blocks:
-                yield from _statements(block, thing, collects, guards)
+        elif hasattr(statement, "body"):  # for, with, try
+            for name in ("body", "orelse", "finalbody"):
+                inner: list[ast.stmt] = getattr(statement, name, [])
+                yield from _statements(inner, thing, collects, guards)
         else:
             yield from _in_statement(statement, thing, collects, guards)
 

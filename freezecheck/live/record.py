@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from freezecheck.finding import Site
-from freezecheck.live import frames, patterns, roots, values
+from freezecheck.live import frames, loops, patterns, roots, values
 from freezecheck.live.patches import Patches
 from freezecheck.snapshot import Snapshot
 from freezecheck.timeline import (
@@ -179,7 +179,7 @@ class Recorder:
             if reached:
                 path = frames.shown(frame.f_code.co_filename)
                 site = Site(path, *chain.branches[0][2:])
-                data = chain.data(patterns.METHODS[method], where)
+                data = chain.data(loops.METHODS[method], where)
                 self.note(PATTERN, module, site=site, **data).event.names = reached
 
     def backward(self) -> None:
