@@ -246,26 +246,28 @@ def _muon(step: _Step, rate: float) -> Pushes:
 
 def _lbfgs(optimizer: Optimizer, param: Param, held: Held) -> Verdict:
     """LBFGS asks its closure for gradients, taken here to be those of now. Its direction
-    mixes all tensors with its history, and its inner iterations ask again."""
+    mixes them with its history, and its inner iterations ask again."""
     group = optimizer.groups[held.group]
-    if optimizer.stepped and not optimizer.converged:
-        return _unsure("LBFGS follows its history")
-    if param.grad is None and not param.trainable:
+    if param.grad is None and not param.trainable and held.moments != "nonzero":
         return False, FROZEN
     if optimizer.converged:
         return False, CONVERGED
     if optimizer.converged is None:
         return _unsure("LBFGS has no gradients yet, or some that are not finite")
-    if group.options.get("line_search_fn"):
-        return _unsure("the line search of LBFGS decides")
-    if group.lr == 0:
-        return False, RATE
+    if held.moments == "nonzero":
+        return _unsure("LBFGS follows its history")
     if param.grad is None:
         return False, NO_GRADIENT
     if param.grad == "zero":
         once = group.options.get("max_iter") == 1
         return (False, ZERO) if once or not param.trainable else _unsure("LBFGS iterates")
-    return (True, GRADIENT) if param.trainable else _unsure("the closure may clear the gradient")
+    if not param.trainable:
+        return _unsure("the closure may clear the gradient")
+    if group.options.get("line_search_fn"):
+        return _unsure("the line search of LBFGS decides")
+    if held.moments == "zero":
+        return _unsure("LBFGS follows its history")
+    return (False, RATE) if group.lr == 0 else (True, GRADIENT)
 
 
 def _lr(step: _Step) -> float:

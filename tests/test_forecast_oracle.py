@@ -84,8 +84,8 @@ def foreseen(plan: Plan) -> tuple[Setup, Forecast]:
         setup = Setup(plan)
         try:
             setup.play()
-        except (RuntimeError, TypeError):
-            assume(False)  # an earlier step was refused
+        except (RuntimeError, TypeError, IndexError):
+            assume(False)  # an earlier step was refused, or LBFGS lost its way
     before = fingerprint([setup.model], setup.optimizers)
     answer = forecast(setup.model, setup.given())
     assert fingerprint([setup.model], setup.optimizers) == before
@@ -95,7 +95,7 @@ def foreseen(plan: Plan) -> tuple[Setup, Forecast]:
 def step(setup: Setup, answer: Forecast, names: dict[str, torch.Tensor]) -> set[str] | None:
     """Take the step, and name what it moved (two optimizers may move and move back).
 
-    None: it raised, or LBFGS diverged, and nothing is compared. A raise must have been
+    None: it raised, or LBFGS diverged, and nothing is compared. A refusal must have been
     foreseen, unless the gradient at fault is zero (then its layout went unnoticed), or
     another optimizer decides the answer.
     """
@@ -111,6 +111,10 @@ def step(setup: Setup, answer: Forecast, names: dict[str, torch.Tensor]) -> set[
                     before[name] = p.detach().clone()
             if isinstance(optimizer, torch.optim.LBFGS) and not finite(names):
                 return None
+    except IndexError:
+        if not isinstance(setup.optimizers[0], torch.optim.LBFGS):
+            raise
+        return None  # from the line search, where the closure gives no finite numbers
     except RuntimeError as error:
         if re.search("sparse|dense", str(error)) and (foreseen or excused):
             return None

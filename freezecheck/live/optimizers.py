@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from freezecheck.live import schedulers, values
@@ -28,6 +29,8 @@ _LIKE_PARAM = (
     "step_size",
     "ax",
 )
+# Their `exp_avg.lerp_(grad, ...)` refuses mixed types; the others compute with them.
+_ONE_TYPE = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam")
 
 
 def unwrap(optimizer: Any) -> Any:
@@ -125,6 +128,7 @@ def _optimizer(
         record.groups.append(_group(now, known, index, number, record, optimizer, group, seen))
     if family == "LBFGS":
         record.converged = _converged(optimizer)
+        _history(index, optimizer, known)
     return record
 
 
@@ -149,9 +153,7 @@ def _group(
     )
     state = optimizer.state
     plain = Held(index, number)  # shared by every parameter without state
-    # Nothing but NaN and inf gets through these (momentum: of Muon).
-    options = result.options
-    stopped = result.lr == 0 or 1 in (options.get("dampening"), options.get("momentum"))
+    stopped = result.lr == 0 or _damped(result)  # nothing but NaN and inf gets through
     inside: set[int] = set()
     for position, tensor in enumerate(tensors):
         param = known.get(id(tensor))
@@ -210,18 +212,20 @@ def _held(
     moments = [m for key in _MOMENTS if (m := state.get(key)) is not None]
     if moments:
         # The values matter where no gradient outweighs them.
-        outweighed = param.grad != "zero" and param.trainable
-        if outweighed and group.options.get("dampening") != 1:
-            held.moments = "unknown"
-        else:
-            held.moments = _moments(moments, tensor.grad, record.family)
+        outweighed = param.grad != "zero" and param.trainable and not _damped(group)
+        held.moments = "unknown" if outweighed else _moments(moments, tensor.grad, record.family)
     if record.builtin:
-        held.mismatch = _mismatch(tensor, state)
+        held.mismatch = _mismatch(tensor, state, record.family)
         if "eta" in state:
             held.rate = values.number(state["eta"])
         if record.family == "Rprop":
             _rprop(held, param, tensor.grad, state, group)
     return held
+
+
+def _damped(group: Group) -> bool:
+    """No gradient gets into the momentum of SGD (dampening) or Muon (momentum)."""
+    return 1 in (group.options.get("dampening"), group.options.get("momentum"))
 
 
 def _moments(moments: list[Any], grad: Any, family: str) -> str:
@@ -234,7 +238,7 @@ def _moments(moments: list[Any], grad: Any, family: str) -> str:
     return "zero" if all(zeros) else "nonzero"
 
 
-def _mismatch(tensor: Any, state: dict[str, Any]) -> str | None:
+def _mismatch(tensor: Any, state: dict[str, Any], family: str) -> str | None:
     """How a state tensor fails to fit its parameter, in words."""
     for key in _LIKE_PARAM:
         kept = state.get(key)
@@ -244,7 +248,7 @@ def _mismatch(tensor: Any, state: dict[str, Any]) -> str | None:
             return f"{key} has shape {tuple(kept.shape)}, the parameter {tuple(tensor.shape)}"
         if kept.device != tensor.device:
             return f"{key} is on {kept.device}, the parameter on {tensor.device}"
-        if kept.dtype != tensor.dtype:
+        if kept.dtype != tensor.dtype and family in _ONE_TYPE:
             return f"{key} is {values.dtype(kept)}, the parameter {values.dtype(tensor)}"
     return None
 
@@ -283,8 +287,27 @@ def _converged(optimizer: Any) -> bool | None:
     largest, square = float(gradient.abs().max()), float(gradient.dot(gradient))
     if not math.isfinite(square):
         return None
-    first = not optimizer.state
+    first = not optimizer.state[group["params"][0]].get("n_iter") if optimizer.state else True
     return largest <= group["tolerance_grad"] or (first and square < group["tolerance_change"])
+
+
+def _history(index: int, optimizer: Any, known: Mapping[int, Param]) -> None:
+    """Whether the directions that LBFGS remembers reach each tensor, as its moments."""
+    params = optimizer.param_groups[0]["params"]
+    state = optimizer.state.get(params[0], {}) if params else {}
+    vectors = [*(state.get("old_dirs") or ()), *(state.get("old_stps") or ())]
+    vectors += [v for key in ("d", "prev_flat_grad") if (v := state.get(key)) is not None]
+    start = 0
+    for tensor in params:
+        end = start + tensor.numel() * (2 if tensor.is_complex() else 1)
+        if vectors:
+            zero = all(values.is_zero(vector[start:end]) for vector in vectors)
+            param = known[id(tensor)]
+            param.held = tuple(
+                replace(h, moments="zero" if zero else "nonzero") if h.optimizer == index else h
+                for h in param.held
+            )
+        start = end
 
 
 def _family(optimizer: Any) -> str:
