@@ -105,8 +105,9 @@ class FrozenRandomBackbone(Rule):
     ## Limits
 
     A backbone without norm layers that have weights cannot be judged, and nothing is said. A
-    frozen stem alone, or a smaller part of the model, may be random on purpose. Before
-    the first backward it is a warning: weights may still be loaded.
+    frozen stem alone, or a smaller part of the model, may be random on purpose, and a stage
+    with adapters in it is not frozen. Before the first backward it is a warning: weights
+    may still be loaded.
 
     ## References
 
@@ -153,11 +154,11 @@ class FrozenRandomBackbone(Rule):
         )
 
     def _frozen_backbone(self, now: Snapshot, model: int) -> list[Param]:
-        """What is frozen before the head, if that is most of it, norm layers included."""
+        """The stages before the head that are frozen as a whole, if they are most of it."""
         last = len(now.models[model].stages) - 1
-        backbone = [p for p in now.of_model(model) if p.stage != last]
-        frozen = [p for p in backbone if not p.trainable]
-        if 2 * sum(p.numel for p in frozen) < sum(p.numel for p in backbone):
+        stages = [now.by_stage[model, stage] for stage in range(last)]
+        frozen = [p for ps in stages if not any(p.trainable for p in ps) for p in ps]
+        if 2 * sum(p.numel for p in frozen) < sum(p.numel for ps in stages for p in ps):
             return []
         if any(p.grad is not None or now.paused & {h.optimizer for h in p.held} for p in frozen):
             return []  # a GAN's other half, frozen for the moment

@@ -89,8 +89,8 @@ class TrainingInEvalMode(Rule):
     `from_pretrained` backbone inside a module of one's own), it is a warning; so it is where the
     whole model arrived in eval mode without any call (`torch.load` of a whole module).
 
-    On finished objects the caller of `eval()` is unknown: after a backward a model that is
-    wholly in eval mode is a warning where nothing is frozen, and an info otherwise.
+    On finished objects, after a backward, a model that is wholly in eval mode is an info: who
+    called `eval()`, and whether before or after the training forward, cannot be seen.
 
     ## Limits
 
@@ -160,12 +160,11 @@ class TrainingInEvalMode(Rule):
             )
 
     def _unexplained(self, now: Snapshot, index: int, quiet: list[Layer]) -> Finding:
-        frozen = any(p.model == index for p in now.frozen)
         return self.finding(
-            f"{_text(now, index, quiet)}",
+            f"{_text(now, index, quiet, 'is')} The training forward may have run like this.",
             symbol=now.path(index, quiet[0].path),
             fix="call model.train() before the training forward, unless eval mode is meant",
-            severity=Severity.INFO if frozen else Severity.WARNING,
+            severity=Severity.INFO,
             subject=now.models[index].label,
         )
 
@@ -192,7 +191,7 @@ def _first_eval(events: list[Event]) -> Event:
     return first
 
 
-def _text(now: Snapshot, index: int, layers: list[Layer]) -> str:
+def _text(now: Snapshot, index: int, layers: list[Layer], verb: str = "trains") -> str:
     norms = [layer for layer in layers if isinstance(layer, Norm)]
     random = [layer for layer in layers if isinstance(layer, Dropout)]
     parts = []
@@ -204,4 +203,4 @@ def _text(now: Snapshot, index: int, layers: list[Layer]) -> str:
     if random:
         paths = summarise([d.path for d in random])
         parts.append(f"{count(len(random), 'dropout layer')} off ({paths})")
-    return f"{now.models[index].label} trains in eval mode: {' and '.join(parts)}."
+    return f"{now.models[index].label} {verb} in eval mode: {' and '.join(parts)}."
