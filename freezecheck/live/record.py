@@ -69,6 +69,7 @@ class Recorder:
         self.models: dict[str, Any] = {}  # label -> weak root, as last captured
         self.labels: dict[int, str] = {}  # id of an optimizer or scheduler -> what it is called
         self._steps: dict[int, int] = {}  # id of an optimizer -> steps taken
+        self._backwards = 0
         self._skipped: dict[int, int] = {}  # id of an optimizer -> steps a scaler skipped
         self._depth: dict[int, int] = {}
         self._grads: dict[int, str] = {}  # id of a parameter -> gradient at its step
@@ -82,7 +83,6 @@ class Recorder:
         self._patches = Patches()
         self._local = threading.local()
         self._ready = False
-        self._backward_seen = False
 
     def install(self) -> None:
         """Put the hooks in place. Models that exist already are left out of the record."""
@@ -183,9 +183,9 @@ class Recorder:
                 self.note(PATTERN, module, site=site, **data).event.names = reached
 
     def backward(self) -> None:
-        """A backward is done; the first one is noted."""
-        if not self._backward_seen:
-            self._backward_seen = True
+        """A backward is done; the first one is noted, all are counted."""
+        self._backwards += 1
+        if self._backwards == 1:
             self.note(BACKWARD)
         if self.on_backward is not None:
             callback, self.on_backward = self.on_backward, None
@@ -222,7 +222,8 @@ class Recorder:
         if id(optimizer) in self._closures and id(optimizer) not in self._steps:
             self._look(optimizer)
         self._steps[id(optimizer)] = self._steps.get(id(optimizer), 0) + 1
-        self.note(STEP, optimizer, value=self._steps[id(optimizer)])
+        taken = self._steps[id(optimizer)]
+        self.note(STEP, optimizer, value=taken, backwards=self._backwards)
         waiting = [o for o in alive(self.optimizers) if id(o) not in self._steps]
         if not waiting or max(self._steps.values()) >= _PATIENCE:
             self._finish()

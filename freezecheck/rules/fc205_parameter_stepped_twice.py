@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from freezecheck.finding import Finding, Severity
+from freezecheck.rule import Rule
+from freezecheck.snapshot import Param, Snapshot, count, summarise
+from freezecheck.story import story
+from freezecheck.timeline import STEP, Timeline
+
+
+class ParameterSteppedTwice(Rule):
+    """A parameter is stepped twice at every iteration.
+
+    ## What it does
+
+    Finds parameters that two optimizers hold and step on the same gradient, and
+    parameters that are listed twice in one group.
+
+    ## Why it matters
+
+    PyTorch refuses a parameter in two groups of one optimizer, but knows nothing of a
+    second optimizer, and only warns of a tensor listed twice in a group. Each entry is a
+    step: at twice the rate, with weight decay applied twice, and momentum that is fed
+    twice.
+
+    ## Bad
+
+    The head is in both optimizers:
+
+    ```python
+    import torch
+    from torch import nn
+
+    model = nn.Sequential()
+    model.backbone = nn.Linear(8, 16)
+    model.head = nn.Linear(16, 4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    head_optimizer = torch.optim.AdamW(model.head.parameters(), lr=1e-3)  # <- FC205
+    nn.functional.cross_entropy(model(torch.randn(16, 8)), torch.arange(16) % 4).backward()
+    optimizer.step()
+    head_optimizer.step()
+    ```
+
+    An embedding that two modules share:
+
+    ```python
+    import torch
+    from torch import nn
+
+    encoder, decoder = nn.Embedding(10, 8), nn.Linear(8, 10, bias=False)
+    decoder.weight = encoder.weight
+    optimizer = torch.optim.SGD([*encoder.parameters(), *decoder.parameters()], lr=0.1)  # <- FC205
+    tokens = torch.arange(10)
+    nn.functional.cross_entropy(decoder(encoder(tokens)), tokens.roll(1)).backward()
+    optimizer.step()
+    ```
+
+    ## Good
+
+    ```python
+    import torch
+    from torch import nn
+
+    model = nn.Sequential()
+    model.backbone = nn.Linear(8, 16)
+    model.head = nn.Linear(16, 4)
+    optimizer = torch.optim.AdamW(model.backbone.parameters(), lr=1e-5)
+    head_optimizer = torch.optim.AdamW(model.head.parameters(), lr=1e-3)
+    nn.functional.cross_entropy(model(torch.randn(16, 8)), torch.arange(16) % 4).backward()
+    optimizer.step()
+    head_optimizer.step()
+    ```
+
+    Two losses, each with a backward and an optimizer of its own for the shared encoder:
+
+    ```python
+    import torch
+    from torch import nn
+
+    encoder, decoder, critic = nn.Linear(8, 4), nn.Linear(4, 8), nn.Linear(4, 1)
+    reconstruction = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3)
+    adversarial = torch.optim.Adam([*encoder.parameters(), *critic.parameters()], lr=1e-4)
+    x = torch.randn(16, 8)
+    nn.functional.mse_loss(decoder(encoder(x)), x).backward()
+    reconstruction.step()
+    encoder.zero_grad()
+    critic(encoder(x)).mean().backward()
+    adversarial.step()
+    ```
+
+    ## How it is found
+
+    By identity. In a recorded run, two optimizers count if both step after the same
+    backward; an optimizer inside another one (SAM, Lookahead, ZeRO) is a part of it.
+
+    ## Limits
+
+    Without a record of the run, two optimizers that are used in turn look the same as two
+    that step together. Only if one of them holds state and the other one none, they are
+    taken for two phases.
+
+    ## References
+
+    - [torch.optim.Optimizer.add_param_group](https://docs.pytorch.org/docs/stable/generated/torch.optim.Optimizer.add_param_group.html)
+    """
+
+    code = "FC205"
+    name = "parameter-stepped-twice"
+    severity = Severity.WARNING
+
+    def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
+        for index in now.active:
+            for number, group in enumerate(now.optimizers[index].groups):
+                if group.duplicates:
+                    yield self._listed_twice(now, past, index, number)
+        if len(now.active) > 1:
+            yield from self._shared(now, past)
+
+    def _listed_twice(self, now: Snapshot, past: Timeline, index: int, number: int) -> Finding:
+        optimizer = now.optimizers[index]
+        group = optimizer.groups[number]
+        symbol = f"{optimizer.label}.param_groups[{number}]"
+        return self.finding(
+            f"{symbol} lists {count(group.duplicates, 'tensor')} more than once. Each entry is a"
+            " step: they move twice at every iteration.",
+            site=group.site or optimizer.site,
+            symbol=symbol,
+            notes=story(past, (), [optimizer.label]),
+            fix="list each parameter once: list(dict.fromkeys(parameters))",
+            subject=optimizer.label,
+        )
+
+    def _shared(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
+        active = set(now.active)
+        shared: dict[tuple[int, ...], list[Param]] = {}
+        for param in now.params:
+            if len(param.held) > 1 and param.trainable:
+                places = tuple(sorted({h.optimizer for h in param.held} & active))
+                if len(places) > 1 and (param.grad is not None or not now.after_backward):
+                    shared.setdefault(places, []).append(param)
+        for places, params in shared.items():
+            if not _together(now, past, places):
+                continue
+            labels = [now.optimizers[i].label for i in places]
+            names = [now.path(p.model, p.name) for p in params]
+            times = "twice" if len(places) == 2 else f"{len(places)} times"
+            yield self.finding(
+                f"{count(len(names), 'tensor')} ({sum(p.numel for p in params):,} parameters)"
+                f" {'is' if len(names) == 1 else 'are'} in {' and '.join(labels)}:"
+                f" {summarise(names)}. Each of these steps them, so they move {times} at every iteration.",
+                site=now.optimizers[places[-1]].site,
+                symbol=names[0],
+                notes=story(past, (), labels),
+                fix="give every parameter to one optimizer; use groups for different rates",
+                subject=tuple(labels),
+            )
+
+
+def _together(now: Snapshot, past: Timeline, places: tuple[int, ...]) -> bool:
+    """The optimizers step on the same gradient, as far as can be told."""
+    if not past.events:
+        return len({now.optimizers[i].stepped for i in places}) == 1
+    after: list[set[int]] = [
+        {e.data.get("backwards", 0) for e in past.of(STEP, now.optimizers[i].label)} for i in places
+    ]
+    return bool(set.intersection(*after))

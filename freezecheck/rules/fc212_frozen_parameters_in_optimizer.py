@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from freezecheck.finding import Finding, Severity
+from freezecheck.rule import Rule
+from freezecheck.snapshot import Param, Snapshot, count, summarise
+from freezecheck.story import story
+from freezecheck.timeline import Timeline
+
+
+class FrozenParametersInOptimizer(Rule):
+    """The optimizer holds frozen parameters, which is harmless as things are.
+
+    ## What it does
+
+    Tells of frozen parameters in an optimizer that also holds others, as an info.
+
+    ## Why it matters
+
+    PyTorch's optimizers pass over a parameter whose gradient is None: no step, no weight
+    decay, no state. So a frozen parameter in the optimizer stays as it is, and an
+    optimizer that holds everything is ready for a later unfreeze. It would move if a
+    gradient were left on it: frozen after a backward with no `zero_grad` in between, or
+    cleared with `zero_grad(set_to_none=False)`. Optimizers of other libraries may take None
+    for zero, and decay it.
+
+    ## Bad
+
+    ```python
+    import torch
+    from torch import nn
+
+    model = nn.Sequential()
+    model.backbone = nn.Linear(8, 16)
+    model.head = nn.Linear(16, 4)
+    model.backbone.requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)  # <- FC212
+    nn.functional.cross_entropy(model(torch.randn(16, 8)), torch.arange(16) % 4).backward()
+    optimizer.step()
+    ```
+
+    ## Good
+
+    ```python
+    import torch
+    from torch import nn
+
+    model = nn.Sequential()
+    model.backbone = nn.Linear(8, 16)
+    model.head = nn.Linear(16, 4)
+    model.backbone.requires_grad_(False)
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-3)
+    nn.functional.cross_entropy(model(torch.randn(16, 8)), torch.arange(16) % 4).backward()
+    optimizer.step()
+    ```
+
+    ## How it is found
+
+    From the flags of the tensors in each group. Where a gradient is left on one of them,
+    FC206 says what moves.
+
+    ## Limits
+
+    An optimizer with nothing but frozen tensors is FC203.
+
+    ## References
+
+    - [Optimizer.zero_grad: set_to_none](https://docs.pytorch.org/docs/stable/generated/torch.optim.Optimizer.zero_grad.html)
+    """
+
+    code = "FC212"
+    name = "frozen-parameters-in-optimizer"
+    severity = Severity.INFO
+
+    def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
+        if not now.frozen_held:
+            return
+        for index in now.active:
+            frozen = [p for p in now.frozen_held if any(h.optimizer == index for h in p.held)]
+            groups = now.optimizers[index].groups
+            if 0 < len(frozen) < sum(g.tensors - g.duplicates for g in groups):
+                yield self._about(now, past, index, frozen)
+
+    def _about(self, now: Snapshot, past: Timeline, index: int, frozen: Sequence[Param]) -> Finding:
+        optimizer = now.optimizers[index]
+        names = [now.path(p.model, p.name) for p in frozen]
+        if optimizer.builtin:
+            harm = (
+                "Harmless while their gradient is None: the step passes over them. A gradient left"
+                " from before the freeze, or set to zero instead of None, would let weight decay"
+                " and momentum move them."
+            )
+        else:
+            harm = (
+                f"Whether {optimizer.class_name} passes over tensors whose gradient is None, as"
+                " PyTorch's own optimizers do, or decays them, depends on its step()."
+            )
+        return self.finding(
+            f"{count(len(names), 'frozen tensor')} ({sum(p.numel for p in frozen):,} parameters)"
+            f" {'is' if len(names) == 1 else 'are'} in {optimizer.label}: {summarise(names)}. {harm}",
+            site=optimizer.site,
+            symbol=names[0],
+            notes=story(past, names, [optimizer.label]),
+            fix="build the optimizer from the parameters that require grad, unless the others"
+            " are to be unfrozen later",
+            subject=(
+                optimizer.label,
+                *dict.fromkeys(now.models[p.model].label for p in frozen if p.model >= 0),
+            ),
+        )
