@@ -66,7 +66,9 @@ def _tensor(tensor: torch.Tensor) -> Any:
 def _values(tensor: torch.Tensor) -> Any:
     if tensor.is_meta:
         return "meta"
-    return tensor.detach().to_dense().reshape(-1).float().nan_to_num(7.5).tolist()
+    flat = tensor.detach().to_dense().reshape(-1)
+    flat = torch.view_as_real(flat) if flat.is_complex() else flat
+    return flat.float().nan_to_num(7.5).tolist()
 
 
 def _plain(value: Any) -> Any:

@@ -119,9 +119,9 @@ class Forecast:
             )
             for (moves, why), names in sorted(rows.items(), key=lambda row: _ORDER[row[0][0]])
         ]
-        head = f"the next step moves {len(self.moving)} of {count(len(self), 'tensor')}"
+        head = f"the next step moves {len(self.moving):,} of {count(len(self), 'tensor')}"
         if self.unknown:
-            head += f" ({len(self.unknown)} cannot be said)"
+            head += f" ({len(self.unknown):,} cannot be said)"
         return "\n".join([head, *_aligned(cells)])
 
 

@@ -153,7 +153,8 @@ def _group(
     )
     state = optimizer.state
     plain = Held(index, number)  # shared by every parameter without state
-    stopped = result.lr == 0 or _damped(result)  # nothing but NaN and inf gets through
+    damped = _damped(result)
+    stopped = result.lr == 0 or damped  # nothing but NaN and inf gets through
     inside: set[int] = set()
     for position, tensor in enumerate(tensors):
         param = known.get(id(tensor))
@@ -172,10 +173,10 @@ def _group(
         if kept or record.family == "Rprop":
             held = _held(index, number, param, tensor, kept or {}, record, result)
         param.held += (held,)
-        if param.grad == "zero":
+        if param.grad == "zero" or (param.grad and damped):
             param.zero = bool(values.is_zero(tensor))
-        elif param.grad and (stopped or held.rate == 0) and tensor.grad is not None:
-            param.finite = values.is_finite(tensor.grad)
+        if (stopped or held.rate == 0) and param.grad not in (None, "zero"):
+            param.finite = tensor.grad is None or values.is_finite(tensor.grad)
     if result.names:
         owners = (known[id(tensor)] for tensor in tensors)
         result.paths = tuple("" if p.model == FOREIGN else p.name for p in owners)
