@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from freezecheck.finding import Finding, Site
 from freezecheck.report import source
-from freezecheck.report.line import Line, line, wrap
+from freezecheck.report.line import Line, clean, line, wrap
+
+_WORDS = 30  # columns that words need beside a mark; with less they go below it
 
 
 @dataclass(slots=True)
@@ -110,40 +112,36 @@ def _extent(site: Site) -> range:
 
 
 def _source(number: int, code: str, margin: int, cut: int | None) -> Line:
-    code = code.expandtabs(4).rstrip()
+    code = clean(code).rstrip()
     if cut is not None and len(code) > (room := cut - margin - 3):
         code = code[: room - 3] + "..."
     return line((f"{number:>{margin}} | ", "quiet"), code)
 
 
 def _says(step: Step, text: tuple[str, ...], margin: int, width: int) -> Iterator[Line]:
-    """What is said about a line, under its first character (or the marked columns)."""
-    mark = "primary" if step.primary else "secondary"
-    indent, carets = _carets(step, text, width - margin - 3)
-    gutter = " " * margin + " | "
-    lead = indent + carets + " "
+    """What is said about a line, behind a mark under its first character or its columns."""
+    kind = "primary" if step.primary else "secondary"
+    gutter = (" " * margin + " | ", "quiet")
+    before, length = _columns(step.site, text)
+    mark = " " * before + ("^" if step.primary else "-") * length
+    room = width - margin - 3
+    beside = len(mark) + _WORDS <= room
+    if not beside:
+        yield line(gutter, (mark[:room], kind))
+        mark = " " * min(before, max(room - _WORDS, 0))
+    rest = " " * len(mark)
     for number, says in enumerate(step.says):
-        rest = gutter + " " * len(lead)
-        first = gutter + lead if number == 0 else rest
-        for row in wrap(says, width, first=first, rest=rest, mark=mark):
-            yield _coloured(row, margin, mark)
+        lead = mark if beside and number == 0 else rest
+        for row in wrap(says, room, first=f"{lead} ", rest=f"{rest} ", mark=kind):
+            (indent, _), words = row
+            yield line(gutter, (indent, kind), words)
 
 
-def _coloured(row: Line, margin: int, mark: str) -> Line:
-    """The gutter quiet, carets in the colour of what is said."""
-    (lead, _), *said = row
-    return line((lead[: margin + 3], "quiet"), (lead[margin + 3 :], mark), *said)
-
-
-def _carets(step: Step, text: tuple[str, ...], room: int) -> tuple[str, str]:
-    site = step.site
+def _columns(site: Site, text: tuple[str, ...]) -> tuple[int, int]:
+    """Columns to leave before a mark, and its length; tabs are four columns wide."""
     code = text[site.line - 1] if site.line <= len(text) else ""
-    sign = "^" if step.primary else "-"
-    if site.end_column is not None and site.end_line in (None, site.line) and site.column > 1:
-        before = len(code[: site.column - 1].expandtabs(4))
-        length = max(len(code[: site.end_column - 1].expandtabs(4)) - before, 1)
-    else:
-        expanded = code.expandtabs(4)
-        before, length = len(expanded) - len(expanded.lstrip()), 1
-    # Far to the right there is no room for words under the mark.
-    return (" " * before, sign * length) if before + length < room // 2 else ("", sign)
+    if site.end_column is None or site.end_line not in (None, site.line):
+        code = code.expandtabs(4)
+        return len(code) - len(code.lstrip()), 1
+    before = len(code[: site.column - 1].expandtabs(4))
+    return before, max(len(code[: site.end_column - 1].expandtabs(4)) - before, 1)

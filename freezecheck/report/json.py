@@ -34,7 +34,9 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         rank = ranks[number] if number < len(ranks) else None
         offset = len(result["optimizers"])
         result["models"] += [_model(now, i, m, rank, offset) for i, m in enumerate(now.models)]
-        result["optimizers"] += [_optimizer(now, i, o, rank) for i, o in enumerate(now.optimizers)]
+        result["optimizers"] += [
+            _optimizer(now, i, o, rank, offset) for i, o in enumerate(now.optimizers)
+        ]
         result["schedulers"] += [_scheduler(s, rank, offset) for s in now.schedulers]
     return result
 
@@ -112,11 +114,14 @@ def _stage(now: Snapshot, row: Row, offset: int) -> dict[str, Any]:
     }
 
 
-def _optimizer(now: Snapshot, index: int, optimizer: Optimizer, rank: int | None) -> dict[str, Any]:
+def _optimizer(
+    now: Snapshot, index: int, optimizer: Optimizer, rank: int | None, offset: int
+) -> dict[str, Any]:
     return {
         "label": optimizer.label,
         "type": optimizer.type,
         "rank": rank,
+        "part_of": None if optimizer.part_of is None else offset + optimizer.part_of,
         **_place(optimizer.site),
         "groups": [
             _group(group, now.by_group[index, j]) for j, group in enumerate(optimizer.groups)
@@ -139,6 +144,7 @@ def _scheduler(scheduler: Scheduler, rank: int | None, offset: int) -> dict[str,
     return {
         "label": scheduler.label,
         "type": scheduler.type,
+        "parts": [part.type for part in scheduler.parts],
         "rank": rank,
         "optimizer": None if driven is None else offset + driven,
         "last_epoch": scheduler.last_epoch,

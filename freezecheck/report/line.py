@@ -6,6 +6,7 @@ terminal gives each mark a colour (`report.terminal`).
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable
 
@@ -22,6 +23,8 @@ STYLES = {
     "primary": "red",
     "secondary": "blue",
 }
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 Span = tuple[str, str]  # text, mark
 Line = tuple[Span, ...]
@@ -40,6 +43,11 @@ def text(line: Line) -> str:
 def plain(lines: Iterable[Line]) -> str:
     """Lines as text, without a final newline."""
     return "\n".join(text(each) for each in lines)
+
+
+def clean(words: str) -> str:
+    """Somebody else's text without what would steer the terminal; tabs as four columns."""
+    return _CONTROL.sub("", words).expandtabs(4)
 
 
 def wrap(words: str, width: int, *, first: str = "", rest: str = "", mark: str = "") -> list[Line]:

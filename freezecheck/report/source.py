@@ -17,7 +17,9 @@ def lines(path: str) -> tuple[str, ...]:
     try:
         return _read(path, os.stat(path).st_mtime_ns)
     except (OSError, ValueError):
-        return tuple(each.rstrip("\r\n") for each in linecache.getlines(path))
+        # Text that has no file. `getlines` would look for others of that name on sys.path.
+        entry = linecache.cache.get(path, ())
+        return tuple(each.rstrip("\r\n") for each in entry[2]) if len(entry) == 4 else ()
 
 
 @lru_cache(maxsize=64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from freezecheck.moves import NO_GRADIENT, NO_OPTIMIZER
@@ -12,8 +12,7 @@ from freezecheck.report.line import Line, line
 from freezecheck.report.stages import Row, collapse, rows
 from freezecheck.snapshot import Model, Snapshot, millions
 
-_GAP = 2
-_NARROWEST = 16  # a stage's label is not cut below this
+_NARROWEST = (16, 12)  # a stage's label is not cut below this; at the very last
 _LAST = "next step moves"
 _NUMBERED = re.compile(r"^(.*?)(\d+)$")
 _BRIEF = {NO_OPTIMIZER: "no optimizer"}
@@ -49,7 +48,8 @@ def title(now: Snapshot, index: int, width: int) -> list[Line]:
     words = "all" if trainable == total else millions(trainable) if trainable else "none"
     mode = "train" if model.training else "eval"
     name = (f"{model.label} ({_kind(model)})", "title")
-    facts = f"{millions(total)} parameters, {words} trainable, in {mode} mode"
+    sizes = f"{millions(total)} parameters, {words} trainable" if total else "no parameters"
+    facts = f"{sizes}, in {mode} mode"
     if len(name[0]) + 2 + len(facts) <= width:
         return [line(name, f": {facts}")]
     return [line(name, ":"), line(f"  {facts}")]
@@ -59,14 +59,16 @@ def _kind(model: Model) -> str:
     return " in ".join((model.class_name, *reversed(model.wrappers)))
 
 
-def table(now: Snapshot, model: int, width: int) -> Iterator[Line]:
-    """The lines of a model's table, heading first, at most `width` columns where possible."""
+def table(now: Snapshot, model: int, width: int) -> tuple[list[str], list[Line]]:
+    """The headings of a model's table, and its lines, at most `width` columns where possible."""
     shown = collapse(rows(now, model))
     columns = [column for column in _columns(now, shown) if column.speaks]
-    _fit(columns, width)
-    yield line((_joined(columns, [column.heading for column in columns]).rstrip(), "quiet"))
-    for number, row in enumerate(shown):
-        yield _row(columns, number, row)
+    gap = _fit(columns, width)
+    headings = [column.heading for column in columns]
+    return headings, [
+        line((_joined(columns, headings, gap).rstrip(), "quiet")),
+        *(_row(columns, number, row, gap) for number, row in enumerate(shown)),
+    ]
 
 
 def _columns(now: Snapshot, shown: list[Row]) -> list[Column]:
@@ -94,21 +96,28 @@ def _columns(now: Snapshot, shown: list[Row]) -> list[Column]:
     return columns
 
 
-def _fit(columns: list[Column], width: int) -> None:
-    """Where the table is too wide: brief labels, brief headings, labels cut at their beginning."""
+def _fit(columns: list[Column], width: int) -> int:
+    """Make a table fit, by one sacrifice after the other; the gap between its columns."""
     labels = columns[0]
-    if _over(columns, width) > 0:
+    gap = 2
+
+    def over() -> int:
+        return sum(column.width + gap for column in columns) - gap - width
+
+    if over() > 0:
         labels.cells = [re.sub(r"^stem \(.*\)$", "stem", cell) for cell in labels.cells]
     for column in columns:
-        if _over(columns, width) > 0 and column.short:
+        if over() > 0 and column.short:
             column.heading = column.short
-    if (over := _over(columns, width)) > 0:
-        room = max(labels.width - over, _NARROWEST)
-        labels.cells = [_cut(cell, room) for cell in labels.cells]
-
-
-def _over(columns: list[Column], width: int) -> int:
-    return sum(column.width + _GAP for column in columns) - _GAP - width
+    if over() > 0:  # one decay for all is said with the optimizer
+        columns[:] = [c for c in columns if c.heading != "decay" or len({*c.cells} - {"-"}) > 1]
+    for narrowest in _NARROWEST:
+        if over() > 0:
+            room = max(labels.width - over(), narrowest)
+            labels.cells = [_cut(cell, room) for cell in labels.cells]
+        if over() > 0:
+            gap = 1
+    return gap
 
 
 def _cut(text: str, room: int) -> str:
@@ -119,15 +128,15 @@ def _cut(text: str, room: int) -> str:
     return f"{kind}..{text[len(text) - room + len(kind) + 2 :]}"
 
 
-def _joined(columns: list[Column], cells: list[str]) -> str:
-    return (" " * _GAP).join(
+def _joined(columns: list[Column], cells: list[str], gap: int) -> str:
+    return (" " * gap).join(
         cell.rjust(column.width) if column.right else cell.ljust(column.width)
         for column, cell in zip(columns, cells)
     )
 
 
-def _row(columns: list[Column], number: int, row: Row) -> Line:
-    text = _joined(columns, [column.cells[number] for column in columns])
+def _row(columns: list[Column], number: int, row: Row, gap: int) -> Line:
+    text = _joined(columns, [column.cells[number] for column in columns], gap)
     mark = "" if row.trainable_tensors else "quiet"
     if columns[-1].heading != _LAST:
         return line((text, mark))

@@ -1,0 +1,159 @@
+"""The words of the command line: our options, and the user's own command after them."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from freezecheck import __version__
+
+# Options of `inspect` that are followed by a value.
+WITH_VALUE = ("--select", "--ignore", "--timeout", "--output-format", "--fail-on")
+
+
+class BadInput(Exception):
+    """One line for the user; exit code 2."""
+
+
+def parse(words: Sequence[str]) -> tuple[argparse.Namespace, Target | None]:
+    """The options, and for `inspect` what to run. BadInput for words that do not fit.
+
+    `command` of the options is None where no command was given, and the text of
+    the help is then in `help`.
+    """
+    parser = _parser()
+    words, target = list(words), None
+    if words[:1] == ["inspect"]:
+        options, target = split(words[1:])
+        words = ["inspect", *options]
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        where = "; options of the script go after it" if args.command == "inspect" else ""
+        program = " ".join(("freezecheck", *filter(None, [args.command])))
+        raise BadInput(f"unknown option {unknown[0]}{where} (see {program} --help)")
+    args.help = parser.format_help()
+    return args, target
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise BadInput(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="freezecheck",
+        description="Finds the mistakes that make a PyTorch fine-tuning run silently wrong.",
+        epilog="Exit codes: 0 clean, 1 findings, 2 could not do it.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"freezecheck {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    _inspect_parser(commands)
+    _rules_parser(commands)
+    _explain_parser(commands)
+    return parser
+
+
+def _inspect_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "inspect",
+        help="run a training script to its first optimizer step and say what is wrong with it",
+        usage="freezecheck inspect [OPTIONS] SCRIPT [ARGS...]\n"
+        "       freezecheck inspect [OPTIONS] -m MODULE [ARGS...]\n"
+        "       freezecheck inspect [OPTIONS] -- COMMAND [ARGS...]",
+        description="Runs your unmodified script as Python would, looks at its models, optimizers and\n"
+        "schedulers at the first optimizer step, and stops it there: nothing after that\n"
+        "step runs. Options go before SCRIPT; everything after it belongs to the script.",
+        epilog="examples:\n"
+        "  freezecheck inspect train.py --epochs 3 --lr 1e-3\n"
+        "  freezecheck inspect --ignore FC212 -m my_package.train\n"
+        "  freezecheck inspect -- torchrun --nproc-per-node 2 train.py\n"
+        "  freezecheck inspect --output-format json train.py > report.json",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--select",
+        action="append",
+        metavar="RULES",
+        help="only these rules, by code, prefix or name, separated by commas (FC201,FC4)",
+    )
+    parser.add_argument("--ignore", action="append", metavar="RULES", help="all but these rules")
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="S",
+        help="stop after S seconds and show where the script hangs (default 600)",
+    )
+    parser.add_argument(
+        "--show-output", action="store_true", help="let the script write to standard error"
+    )
+    parser.add_argument("--output-format", choices=("text", "json"), default="text")
+    parser.add_argument(
+        "--fail-on",
+        choices=("error", "warning", "info", "never"),
+        default="warning",
+        help="lowest severity that makes the exit code 1 (default warning)",
+    )
+    parser.add_argument("--no-color", action="store_true", help="no colour (NO_COLOR works too)")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print the findings alone")
+
+
+def _rules_parser(commands: Any) -> None:
+    parser = commands.add_parser("rules", help="list the rules", allow_abbrev=False)
+    parser.add_argument("--output-format", choices=("text", "json"), default="text")
+    parser.add_argument("--no-color", action="store_true", help="no colour (NO_COLOR works too)")
+
+
+def _explain_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "explain",
+        help="the page of a rule: what it finds, why it matters, a bad and a good example",
+        epilog="example: freezecheck explain FC201",
+        allow_abbrev=False,
+    )
+    parser.add_argument("rules", nargs="+", metavar="RULE", help="code (FC201) or name")
+    parser.add_argument("--no-color", action="store_true", help="no colour (NO_COLOR works too)")
+
+
+def _seconds(text: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < float("inf"):
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to run: the user's own words, and how they are meant."""
+
+    kind: str  # "script", "module", "command"
+    words: list[str]
+
+    def __str__(self) -> str:
+        first = {"script": ["python"], "module": ["python", "-m"], "command": []}[self.kind]
+        return shlex.join([*first, *self.words])
+
+
+def split(words: Sequence[str]) -> tuple[list[str], Target | None]:
+    """Our own options, and what follows them, which is the user's to the last word.
+
+    By hand, because no version of argparse leaves `train.py -- --select x` alone.
+    """
+    words = list(words)
+    at = 0
+    while at < len(words):
+        word = words[at]
+        if word in ("--", "-m"):
+            return words[:at], Target("command" if word == "--" else "module", words[at + 1 :])
+        if not word.startswith("-") or word == "-":
+            return words[:at], Target("script", words[at:])
+        at += 2 if word in WITH_VALUE else 1
+    return words, None
