@@ -153,6 +153,18 @@ class Label:
 
 
 @dataclass(slots=True)
+class Flat:
+    """Tensors that FSDP1 joined into one flat parameter, with one gradient for all."""
+
+    path: str  # of the wrapped module
+    model: int
+    tensors: int
+    numel: int
+    frozen: int  # tensors
+    frozen_numel: int
+
+
+@dataclass(slots=True)
 class Head:
     """The last layer that makes the outputs."""
 
@@ -260,6 +272,7 @@ class Snapshot:
     strays: list[Stray] = field(default_factory=list)
     unregistered: list[Unregistered] = field(default_factory=list)
     labels: list[Label] = field(default_factory=list)
+    flats: list[Flat] = field(default_factory=list)
     recorded: bool = False  # taken in a recorded run, at an optimizer step
     torch: str = ""  # torch's version
 
@@ -341,31 +354,10 @@ class Snapshot:
 
     @cached_property
     def frozen_norms(self) -> list[Norm]:
-        """Norm layers with running statistics that are frozen in a model that trains.
+        """Norm layers with running statistics that are frozen to stay so, see `frozen.norms`."""
+        from freezecheck import frozen
 
-        Without weight and bias of its own, a norm counts as frozen where its stage is. Left
-        out is what is frozen for a moment only, as a GAN's discriminator in the generator's
-        step: it has gradients, or its own optimizer holds nothing that is trainable.
-        """
-        found = [n for n in self.norms if n.has_stats and not n.trainable]
-        if not found:
-            return []
-        trained = {p.model for p in self.trainable}
-        paused = self.paused
-        below: dict[tuple[int, str], list[Param]] = {}
-        for param in self.frozen:
-            below.setdefault((param.model, param.module), []).append(param)
-
-        def rests(norm: Norm) -> bool:
-            own = below.get((norm.model, norm.path))
-            if norm.trainable is None:
-                own = self.by_stage[norm.model, norm.stage]
-            return bool(own) and not any(
-                p.trainable or p.grad is not None or any(h.optimizer in paused for h in p.held)
-                for p in own or ()
-            )
-
-        return [n for n in found if n.model in trained and rests(n)]
+        return frozen.norms(self)
 
     @cached_property
     def paused(self) -> set[int]:
@@ -376,13 +368,6 @@ class Snapshot:
     def built(self, model: int) -> Site | None:
         """Where the optimizer of a model was built, in a recorded run."""
         return self.holder(model).site if self.optimizers else None
-
-    def probes(self, model: int) -> bool:
-        """A linear probe: of the model, the head alone is trainable."""
-        stages = self.models[model].stages
-        last = len(stages) - 1
-        trained = {p.stage for p in self.trainable if p.model == model}
-        return last > 0 and stages[last].kind == "head" and trained == {last}
 
     @cached_property
     def after_backward(self) -> bool:
@@ -423,12 +408,6 @@ class Snapshot:
     def batchnorms(self) -> Iterator[Norm]:
         """Norm layers that keep running statistics (BatchNorm, InstanceNorm with tracking)."""
         return (n for n in self.norms if n.kind == "batch" or n.has_stats)
-
-    def layers(self, norms: list[Norm]) -> str:
-        """`20 BatchNorm layers of model (bn1, layer1.0.bn1 and 18 more)`; all of one model."""
-        kind = "BatchNorm layer" if all(n.kind == "batch" for n in norms) else "norm layer"
-        label = self.models[norms[0].model].label
-        return f"{count(len(norms), kind)} of {label} ({summarise([n.path for n in norms])})"
 
     def path(self, model: int, path: str) -> str:
         """`path` as a symbol: with the model's label where there are several models."""

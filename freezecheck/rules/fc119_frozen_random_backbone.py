@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from freezecheck.finding import Finding, Note, Severity
+from freezecheck.frozen import copies
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Param, Snapshot, count
 from freezecheck.timeline import LOAD, Event, Timeline
@@ -160,6 +161,9 @@ class FrozenRandomBackbone(Rule):
         frozen = [p for ps in stages if not any(p.trainable for p in ps) for p in ps]
         if 2 * sum(p.numel for p in frozen) < sum(p.numel for ps in stages for p in ps):
             return []
+        besides = copies(now, model)
+        if any(p.name.startswith(besides) for p in frozen):
+            return []  # a target network
         if any(p.grad is not None or now.paused & {h.optimizer for h in p.held} for p in frozen):
             return []  # a GAN's other half, frozen for the moment
         flags = [

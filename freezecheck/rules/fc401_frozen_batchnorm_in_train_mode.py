@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from freezecheck.finding import Finding, Note, Severity
+from freezecheck.frozen import layers, probes
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Norm, Snapshot
 from freezecheck.timeline import Event, Timeline
@@ -146,7 +147,8 @@ class FrozenBatchnormInTrainMode(Rule):
     ## Limits
 
     A model of which nothing is trainable is left alone: a teacher, or a discriminator during
-    the generator's step. So is a backbone that is a model of its own, beside the head.
+    the generator's step. So is a frozen part that is built like one that trains beside it (a
+    momentum encoder), and a backbone that is a model of its own, beside the head.
     Before the first forward, a loop that will call `eval()` on these layers cannot be seen.
     Layers with momentum 0 do not drift and are left out.
 
@@ -169,7 +171,7 @@ class FrozenBatchnormInTrainMode(Rule):
             seen = now.recorded or now.after_backward
             frozen, train = self._causes(now, past, mine[0])
             yield self.finding(
-                f"Frozen but in train mode: {now.layers(mine)}. Each forward normalises with the"
+                f"Frozen but in train mode: {layers(now, mine)}. Each forward normalises with the"
                 " batch's own statistics, and moves the running mean and variance that eval mode"
                 " uses.",
                 site=next((e.site for e in (train, frozen) if e), now.built(index)),
@@ -177,7 +179,7 @@ class FrozenBatchnormInTrainMode(Rule):
                 notes=self._story(now, frozen, train),
                 fix="put them in eval mode after every model.train(), or override train() so that"
                 " it keeps them there",
-                severity=Severity.ERROR if seen and now.probes(index) else None,
+                severity=Severity.ERROR if seen and probes(now, index) else None,
                 subject=model.label,
             )
 

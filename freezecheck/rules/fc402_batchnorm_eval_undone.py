@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from freezecheck.finding import Finding, Note, Severity
+from freezecheck.frozen import layers
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Norm, Snapshot
 from freezecheck.timeline import MODE, Event, Timeline
@@ -172,7 +173,7 @@ class BatchnormEvalUndone(Rule):
             _, put, back = undone[0]
             yield self.finding(
                 f"Put in eval mode, and back in train mode before the training forward:"
-                f" {now.layers(norms)}. Their running mean and variance move at every forward.",
+                f" {layers(now, norms)}. Their running mean and variance move at every forward.",
                 site=back.site or put.site,
                 symbol=now.path(index, norms[0].path),
                 notes=[
@@ -194,7 +195,7 @@ class BatchnormEvalUndone(Rule):
             if resting:
                 yield self.finding(
                     f"In eval mode only until the next train() of the model:"
-                    f" {now.layers(resting)}.",
+                    f" {layers(now, resting)}.",
                     symbol=now.path(index, resting[0].path),
                     fix="call eval() on them after every train(), or override train() so that it"
                     " keeps them in eval mode",

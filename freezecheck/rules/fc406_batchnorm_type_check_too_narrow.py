@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from freezecheck.finding import Finding, Note, Severity
+from freezecheck.frozen import layers
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Norm, Snapshot, summarise
 from freezecheck.timeline import Timeline
@@ -125,7 +126,7 @@ class BatchnormTypeCheckTooNarrow(Rule):
                 continue
             yield self.finding(
                 f"Only {_names(kept)} layers were put in eval mode; frozen and still in train"
-                f" mode: {now.layers(missed)}, of class {_names(missed)}. Their running mean and"
+                f" mode: {layers(now, missed)}, of class {_names(missed)}. Their running mean and"
                 " variance move at every forward.",
                 site=next((n.site for n in (*kept, *missed) if n.site), None),
                 symbol=now.path(index, missed[0].path),

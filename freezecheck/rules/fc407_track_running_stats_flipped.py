@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from freezecheck.finding import Finding, Severity
+from freezecheck.frozen import layers
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot
 from freezecheck.timeline import Timeline
@@ -95,7 +96,7 @@ class TrackRunningStatsFlipped(Rule):
             event = past.assigned(now.path(index, mine[0].path), "track_running_stats")
             yield self.finding(
                 f"track_running_stats is False, though running statistics exist:"
-                f" {now.layers(mine)}. Train mode normalises with each batch, eval mode with"
+                f" {layers(now, mine)}. Train mode normalises with each batch, eval mode with"
                 " statistics that are never updated.",
                 site=event.site if event else now.built(index),
                 symbol=now.path(index, mine[0].path),

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from freezecheck.finding import Finding, Severity
+from freezecheck.frozen import copies
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Dropout, Snapshot, count, summarise
 from freezecheck.timeline import Timeline
@@ -83,7 +84,8 @@ class FrozenPartStochastic(Rule):
     ## Limits
 
     Dropout in a frozen part behind something that trains (a prompt, an adapter, a first layer)
-    is left alone, since gradients pass through it; so are models of PEFT. Dropout that is
+    is left alone, since gradients pass through it; so are models of PEFT, and a frozen copy of
+    a part that trains (a momentum encoder). Dropout that is
     a function call, and power iterations of a spectral norm, are not seen.
 
     ## References
@@ -105,6 +107,9 @@ class FrozenPartStochastic(Rule):
                 continue
             frozen = self._frozen_stages(now, index)
             noisy = [d for d in mine if d.stage < frozen]
+            if noisy:
+                besides = copies(now, index)
+                noisy = [d for d in noisy if not d.path.startswith(besides)]
             if noisy:
                 yield self._noisy(now, past, index, noisy)
 

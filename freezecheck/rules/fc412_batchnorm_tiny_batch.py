@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from freezecheck.finding import Finding, Severity
+from freezecheck.frozen import layers
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot
 from freezecheck.timeline import Timeline
@@ -99,7 +100,7 @@ class BatchnormTinyBatch(Rule):
             samples = max(n.samples or 0 for n in mine)
             yield self.finding(
                 f"Normalised over {samples} sample{'s' if samples > 1 else ''} in train mode:"
-                f" {now.layers(mine)}. Statistics of so few are mostly noise; gradient"
+                f" {layers(now, mine)}. Statistics of so few are mostly noise; gradient"
                 " accumulation does not change that.",
                 site=mine[0].site or now.built(index),
                 symbol=now.path(index, mine[0].path),

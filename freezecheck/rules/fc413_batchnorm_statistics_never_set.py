@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from freezecheck.finding import Finding, Note, Severity
+from freezecheck.frozen import layers
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Norm, Snapshot
 from freezecheck.timeline import LOAD, Event, Timeline
@@ -122,7 +123,7 @@ class BatchnormStatisticsNeverSet(Rule):
             notes.append(Note("put in eval mode here", norms[0].site))
         return self.finding(
             f"In eval mode with the statistics they were built with (mean 0, variance 1, no batch"
-            f" seen): {now.layers(norms)}. They normalise nothing.",
+            f" seen): {layers(now, norms)}. They normalise nothing.",
             site=load.site if load else norms[0].site or now.built(index),
             symbol=now.path(index, norms[0].path),
             notes=notes,

@@ -298,6 +298,23 @@ second.step()
     assert found == []
 
 
+@pytest.mark.parametrize(("query", "key"), [("encoder_q", "encoder_k"), ("online", "target")])
+def test_a_momentum_encoder_in_the_same_module(query: str, key: str):
+    """MoCo and BYOL keep it in train mode, on batch statistics."""
+    model = nn.ModuleDict({query: Net(dropout=0.1), key: Net(dropout=0.1).requires_grad_(False)})
+    outer = nn.ModuleDict({"learner": model, "predictor": nn.Linear(3, 3)})
+    optimizer = torch.optim.SGD([p for p in outer.parameters() if p.requires_grad], lr=0.1)
+    assert live(outer, optimizer) == []
+    backward(model[query])
+    assert live(outer, optimizer) == []
+
+
+def test_numbered_stages_are_no_copies():
+    model = nn.ModuleDict({"net1": Net(), "net2": Net().requires_grad_(False)})
+    optimizer = torch.optim.SGD(model["net1"].parameters(), lr=0.1)
+    assert [f.code for f in live(model, optimizer)] == ["FC401"]
+
+
 # -- FC402 --------------------------------------------------------------------
 
 
