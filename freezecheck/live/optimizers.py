@@ -279,7 +279,8 @@ def _converged(optimizer: Any) -> bool | None:
     """
     torch = values.torch()
     group = optimizer.param_groups[0]
-    real: list[Any] = [values.readable(p.grad) for p in group["params"] if p.grad is not None]
+    given = [p.grad for p in group["params"] if p.grad is not None and p.numel()]
+    real: list[Any] = [values.readable(grad) for grad in given]
     if not real or any(g is None for g in real):
         return None
     dense = [g.to_dense() if g.is_sparse else g for g in real]
