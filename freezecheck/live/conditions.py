@@ -58,11 +58,11 @@ def _quantified(kind: str, argument: ast.expr, name: str, values: Values) -> Any
     if len(argument.generators) != 1 or argument.generators[0].ifs:
         return pattern.UNKNOWN
     generator = argument.generators[0]
-    items = values.strings(generator.iter, collection=True)
-    if items is None or items.each or not isinstance(generator.target, ast.Name):
+    items = values.items(generator.iter)
+    if items is None or not isinstance(generator.target, ast.Name):
         return pattern.UNKNOWN
     parts = []
-    for item in items.strings:
+    for item in items:
         inner = values.binding(generator.target.id, item)
         parts.append(condition(argument.elt, name, inner))
     same = {part[:2] + part[3:] for part in parts if part[0] == "test"}

@@ -70,7 +70,7 @@ class Values:
             if isinstance(value, str):
                 found.append(value)
             elif collection and type(value) in _COLLECTIONS and len(value) <= _LIMIT:
-                found += value
+                found += sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
             elif collection and type(value) is dict:
                 found += value.keys()
             else:
@@ -78,6 +78,16 @@ class Values:
         if not all(isinstance(item, str) for item in found):
             return None
         return Strings(tuple(dict.fromkeys(found)), options.each)
+
+    def items(self, node: ast.expr) -> list[Any] | None:
+        """The plain items of a collection; None: not known."""
+        options = self._options(node)
+        if options is None or options.each or type(options.values[0]) not in _COLLECTIONS:
+            return None
+        items = options.values[0]
+        if len(items) > _LIMIT or not all(type(item) in _PLAIN for item in items):
+            return None
+        return sorted(items, key=str) if isinstance(items, (set, frozenset)) else list(items)
 
     def _options(self, node: ast.expr) -> _Options | None:
         """The values that an expression takes: one, or all those that a loop around gives it."""

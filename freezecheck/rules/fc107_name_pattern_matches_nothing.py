@@ -217,7 +217,8 @@ def _outcome(chain: Chain) -> str:
 def _hint(chain: Chain, dead: list[Atom]) -> str:
     """What the names are instead."""
     for name in chain.names:
-        if bare(name) != name and any(atom.hits(bare(name)) for atom in dead):
+        inner = bare(name)
+        if inner != name and (not inner or any(atom.hits(inner) for atom in dead)):
             prefix = "_orig_mod." if "_orig_mod." in name else "module."
             return f"{_PREFIXES[prefix]} {prefix!r} into every name."
     parts = dict.fromkeys(part for name in chain.names for part in name.split("."))
@@ -226,7 +227,7 @@ def _hint(chain: Chain, dead: list[Atom]) -> str:
             for word in literal.split("."):
                 known = {part.lower(): part for part in parts if not part.isdigit()}
                 near = difflib.get_close_matches(word.lower(), known, 1, 0.75)
-                if near and len(word) > 2:
+                if near and len(word) > 2 and word not in parts:
                     return f"Did you mean {known[near[0]]!r}?"
     tops = dict.fromkeys(name.partition(".")[0] for name in chain.names if name)
     return f"The names begin with {summarise(list(tops), 8)}."
