@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from weights import offline_weights
 
 from freezecheck import catalogue
@@ -64,6 +65,8 @@ def record(code: str, filename: str = "example.py") -> Recording:
         pass
     finally:
         recorder.uninstall()
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
     if not outcome:
         outcome.append(Recording(recorder.snapshot(), recorder.timeline(), namespace, False))
     return outcome[0]

@@ -147,3 +147,12 @@ def test_parts_of_a_sequence():
     assert found.simple[1].options["T_max"] == 2000
     assert found.base_lrs == (0.1, 0.01)
     assert not math.isnan(sum(found.peaks))
+
+
+def test_a_cosine_on_its_way_down_stays_there():
+    model, optimizer = setup()
+    scheduler = warm_cosine(optimizer)
+    ran(optimizer, scheduler, 2400)
+    assert record(model, optimizer, scheduler).peaks == tuple(
+        g["lr"] for g in optimizer.param_groups
+    )

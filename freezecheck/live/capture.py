@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from freezecheck.live import oddities, optimizers, values
+from freezecheck.live import oddities, optimizers, sharding, values
 from freezecheck.live.seen import Seen
 from freezecheck.live.stages import cut
 from freezecheck.live.train_copy import changing
@@ -47,6 +47,7 @@ def capture(
     trees: list[list[Node]] = []
     for label, module in models.items():
         trees.append(_capture_model(now, known, label, module, seen))
+        now.flats.extend(sharding.flats(module, len(now.models) - 1))
     optimizers.capture(now, known, opts, scheds or {}, seen)
     for index, nodes in enumerate(trees):
         oddities.capture(now, known, index, nodes)
