@@ -165,18 +165,6 @@ class Flat:
 
 
 @dataclass(slots=True)
-class Flat:
-    """Tensors that FSDP1 joined into one flat parameter, with one gradient for all."""
-
-    path: str  # of the wrapped module
-    model: int
-    tensors: int
-    numel: int
-    frozen: int  # tensors that were frozen when they were joined
-    frozen_numel: int
-
-
-@dataclass(slots=True)
 class Head:
     """The last layer that makes the outputs."""
 
