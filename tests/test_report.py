@@ -225,6 +225,36 @@ def test_an_unknown_optimizer_is_no_promise():
     assert [movement(now, row) for row in rows(now, 0)] == ["cannot say"]
 
 
+def test_an_optimizer_that_was_replaced_counts_for_nothing():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    old = torch.optim.SGD(model.parameters(), lr=0.7)
+    new = torch.optim.SGD(model[2].parameters(), lr=0.1)
+    model(torch.randn(2, 4)).sum().backward()
+    now = capture({"model": model}, {"old": old, "new": new})
+    now.optimizers[0].idle = True
+    first, last = rows(now, 0)
+    assert movement(now, first) == "0 of 2: old optimizer"
+    assert (movement(now, last), last.rates(now)) == ("all 2", [0.1])
+    headings, _ = table(now, 0, 80)
+    assert headings == ["stage", "params", "lr", "next step moves"]
+    assert [o["replaced"] for o in Report((), now).to_dict()["optimizers"]] == [True, False]
+    assert "old (SGD): 4 tensors (30 parameters), replaced by a later one" in str(Report((), now))
+
+
+def test_an_optimizer_whose_turn_has_not_come_counts():
+    """As in a GAN that steps one of its two every fifth batch."""
+    generator, critic = nn.Linear(4, 4), nn.Linear(4, 1)
+    opt_g = torch.optim.SGD(generator.parameters(), lr=0.7)
+    opt_c = torch.optim.SGD(critic.parameters(), lr=0.1)
+    critic(generator(torch.randn(2, 4))).sum().backward()
+    now = capture({"generator": generator, "critic": critic}, {"opt_g": opt_g, "opt_c": opt_c})
+    now.optimizers[0].idle = True
+    (row,) = rows(now, 0)
+    assert (movement(now, row), row.rates(now)) == ("all 2", [0.7])
+    assert plain(table(now, 0, 80)[1]).split()[-4:] == ["opt_g", "0.7", "all", "2"]
+    assert "opt_g (SGD): 2 tensors (20 parameters), not stepped yet" in str(Report((), now))
+
+
 def test_alike_layers_are_one_row():
     layer = nn.TransformerEncoderLayer(16, 2, 16, batch_first=True)
     model = nn.Module()

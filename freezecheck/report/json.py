@@ -121,6 +121,7 @@ def _optimizer(
         "label": optimizer.label,
         "type": optimizer.type,
         "rank": rank,
+        "replaced": index in now.superseded,
         "part_of": None if optimizer.part_of is None else offset + optimizer.part_of,
         **_place(optimizer.site),
         "groups": [

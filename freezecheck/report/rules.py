@@ -22,12 +22,11 @@ def table(rules: Sequence[Rule], width: int | None) -> Iterator[Line]:
             (f"{rule.code:<{code}}  ", "title"),
             f"{rule.name:<{name}}  ",
             (f"{severity:<7}", severity),
-            f"  {halves:<10}",
         )
         if width is None or code + name + 23 + len(rule.summary()) <= width:
-            yield line(*head, f"  {rule.summary()}")
+            yield line(*head, f"  {halves:<10}  {rule.summary()}")
         else:
-            yield line(*head)
+            yield line(*head, f"  {halves}")
             indent = " " * (code + 2)
             yield from wrap(
                 rule.summary(), min(width, 100), first=indent, rest=indent, mark="quiet"

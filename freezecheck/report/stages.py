@@ -16,6 +16,7 @@ from operator import add
 from freezecheck.moves import predict
 from freezecheck.snapshot import Snapshot, Stage
 
+REPLACED = "its optimizer was replaced"
 MANY = 16  # rows after which alike neighbours of different size are shown as one
 
 _NUMBER = re.compile(r"\d+$")
@@ -87,9 +88,12 @@ def rows(now: Snapshot, model: int) -> list[Row]:
             if param.trainable:
                 row.trainable_tensors += 1
                 row.trainable_parameters += param.numel
-            places.update((held.optimizer, held.group) for held in param.held)
+            steps = [held for held in param.held if held.optimizer not in now.superseded]
+            places.update((held.optimizer, held.group) for held in steps)
             move = moves[id(param)]
-            if move.moves:
+            if param.held and not steps:
+                row.still[REPLACED] += 1
+            elif move.moves:
                 row.moving += 1
                 row.moving_frozen += not param.trainable
             elif move.moves is None:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from freezecheck.moves import NO_GRADIENT, NO_OPTIMIZER
 from freezecheck.report.line import Line, line
-from freezecheck.report.stages import Row, collapse, rows
+from freezecheck.report.stages import REPLACED, Row, collapse, rows
 from freezecheck.snapshot import Model, Snapshot, millions
 
 _NARROWEST = (16, 12)  # a stage's label is not cut below this; at the very last
 _LAST = "next step moves"
 _NUMBERED = re.compile(r"^(.*?)(\d+)$")
-_BRIEF = {NO_OPTIMIZER: "no optimizer"}
+_BRIEF = {NO_OPTIMIZER: "no optimizer", REPLACED: "old optimizer"}
 
 
 @dataclass(slots=True)
@@ -82,12 +82,12 @@ def _columns(now: Snapshot, shown: list[Row]) -> list[Column]:
         Column("dropout", [_mode(row.dropout) for row in shown], silent="-"),
     ]
     if now.optimizers:
-        several = len(now.optimizers) > 1
+        several = _several(now)
         columns += [
             Column(
                 "optimizer" if several else "group",
-                [_places(now, row) for row in shown],
-                silent=() if several or len(now.optimizers[0].groups) > 1 else ("0", "-"),
+                [_places(now, row, several) for row in shown],
+                silent=() if several or any(_has_groups(now, row) for row in shown) else ("0", "-"),
             ),
             Column("lr", [_figures(row.rates(now)) for row in shown], right=True),
             Column("decay", [_figures(row.decays(now)) for row in shown], True, ("-", "0")),
@@ -121,11 +121,12 @@ def _fit(columns: list[Column], width: int) -> int:
 
 
 def _cut(text: str, room: int) -> str:
-    """`head (model.classifier.2)` to `head (..sifier.2)`."""
+    """`bert.encoder.layer.0` to `..layer.0`: whole names, if one is left."""
     if len(text) <= room:
         return text
     kind = text[: text.find("(") + 1]
-    return f"{kind}..{text[len(text) - room + len(kind) + 2 :]}"
+    rest = text[len(text) - room + len(kind) + 2 :]
+    return f"{kind}..{re.sub(r'^[^.]*[.](?=[A-Za-z_])', '', rest)}"
 
 
 def _joined(columns: list[Column], cells: list[str], gap: int) -> str:
@@ -146,7 +147,7 @@ def _row(columns: list[Column], number: int, row: Row, gap: int) -> Line:
 
 def _verdict(row: Row) -> str:
     """The mark of what moves: trainable and yet not moved, or the reverse, stands out."""
-    if row.moving_frozen or row.still.keys() & {NO_OPTIMIZER}:
+    if row.moving_frozen or row.still.keys() & {NO_OPTIMIZER, REPLACED}:
         return "warning"
     if row.moving == row.tensors:
         return "good"
@@ -181,13 +182,23 @@ def _mode(modes: Counter[str]) -> str:
     return present[0] if len(present) == 1 else _modes(modes)
 
 
-def _places(now: Snapshot, row: Row) -> str:
+def _several(now: Snapshot) -> bool:
+    """More than one optimizer, not counting replaced ones and those inside another."""
+    separate = [i for i, o in enumerate(now.optimizers) if o.part_of is None]
+    return len(set(separate) - now.superseded) > 1
+
+
+def _has_groups(now: Snapshot, row: Row) -> bool:
+    return any(len(now.optimizers[i].groups) > 1 for i, _ in row.places)
+
+
+def _places(now: Snapshot, row: Row, several: bool) -> str:
     """`0`, `0-3`: the groups; where there are several optimizers, `opt_g`, `opt_d 0-1`."""
     words = []
     for index in dict.fromkeys(i for i, _ in row.places):
         optimizer = now.optimizers[index]
         groups = _ranges([j for i, j in row.places if i == index])
-        if len(now.optimizers) == 1:
+        if not several:
             words.append(groups)
         else:
             words.append(optimizer.label + (f" {groups}" if len(optimizer.groups) > 1 else ""))

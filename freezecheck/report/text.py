@@ -83,8 +83,10 @@ def _optimizer(now: Snapshot, index: int, optimizer: Optimizer, decay_told: bool
     decays = {group.weight_decay for group in optimizer.groups}
     if not decay_told and len(decays) == 1 and decays != {0.0}:
         facts.append(f"weight decay {figure(*decays)}")
-    if optimizer.idle:
-        facts.append("never stepped")
+    if index in now.superseded:
+        facts.append("replaced by a later one")
+    elif optimizer.idle:
+        facts.append("not stepped yet")
     return f"{optimizer.label} ({optimizer.class_name}): {_and_site(facts, optimizer.site)}"
 
 
