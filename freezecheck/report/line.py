@@ -10,6 +10,8 @@ import re
 import textwrap
 from collections.abc import Iterable
 
+WIDTH = 80  # of text that does not go to a terminal
+
 # The marks, and how a terminal shows them (in rich's words).
 STYLES = {
     "": "",

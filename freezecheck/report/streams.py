@@ -11,8 +11,7 @@ import os
 from collections.abc import Callable
 from typing import IO, Any
 
-from freezecheck.report.line import Line, plain
-from freezecheck.report.text import WIDTH
+from freezecheck.report.line import WIDTH, Line, plain
 
 Layout = Callable[[int, bool], list[Line]]  # width, and whether nothing may be wider
 

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 from freezecheck.finding import Finding, Severity, Site
 from freezecheck.report import frames
-from freezecheck.report.line import Line, clean, line, plain, wrap
+from freezecheck.report.line import WIDTH, Line, clean, line, plain, wrap
 from freezecheck.report.result import Ran, Report
 from freezecheck.report.table import figure, table, title
 from freezecheck.snapshot import Optimizer, Scheduler, Snapshot, count, millions
 
-WIDTH = 80  # of text that does not go to a terminal
 _WIDEST = 100  # beyond this, paragraphs are hard to read
 
 
