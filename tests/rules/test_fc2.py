@@ -86,7 +86,8 @@ def test_unfrozen_after_the_optimizer_was_built():
     for _ in range(2):  # before the first backward, and after it
         finding = one(model, optimizer)
         assert (finding.code, finding.severity) == ("FC201", Severity.ERROR)
-        assert finding.symbol == "body.0.weight" and "4 trainable tensors" in finding.message
+        assert finding.symbol == "body.0.weight"
+        assert "4 trainable tensors" in finding.message
         backward(model)
     assert moved(model, optimizer) == {"stem.weight", "stem.bias", "head.weight", "head.bias"}
 
@@ -97,7 +98,8 @@ def test_replaced_head_tells_of_the_old_one():
     model.head = nn.Linear(16, 3)
     backward(model)
     finding = one(model, optimizer)
-    assert finding.code == "FC201" and "head.weight, head.bias" in finding.message
+    assert finding.code == "FC201"
+    assert "head.weight, head.bias" in finding.message
     assert "(10, 16), (10,)" in finding.notes[-1].message
     assert not {"head.weight", "head.bias"} & moved(model, optimizer)
 
@@ -190,7 +192,8 @@ for i in range(6):
 )
 def test_an_optimizer_that_was_replaced_holds_nothing(keep: str):
     (finding,) = recorded(REBUILT.format(keep=keep, params="model[2].parameters()"))
-    assert finding.code == "FC201" and "which is not stepped" in finding.message
+    assert finding.code == "FC201"
+    assert "which is not stepped" in finding.message
     assert recorded(REBUILT.format(keep=keep, params="model.parameters()")) == []
 
 
@@ -428,7 +431,8 @@ def test_the_model_got_other_tensors(change: Any):
     assert codes(model, optimizer) == ["FC202"]
     backward(model)
     finding = one(model, optimizer)
-    assert finding.code == "FC202" and finding.symbol == "optimizer"
+    assert finding.code == "FC202"
+    assert finding.symbol == "optimizer"
     assert "8 of the 8 tensors" in finding.message
     assert moved(model, optimizer) == set()
 
@@ -501,7 +505,8 @@ def test_only_frozen():
     model.stem.requires_grad_(False)
     optimizer = torch.optim.SGD(model.stem.parameters(), lr=0.1)
     finding = one(model, optimizer)
-    assert finding.code == "FC203" and "6 trainable tensors" in finding.message
+    assert finding.code == "FC203"
+    assert "6 trainable tensors" in finding.message
     backward(model)
     assert one(model, optimizer).code == "FC203"
     assert moved(model, optimizer) == set()
@@ -540,7 +545,8 @@ def test_used_up_generator_in_a_group():
     total = sum(p.numel() for p in parameters)
     optimizer = torch.optim.SGD([{"params": parameters}], lr=0.1)  # torch does not complain
     finding = one(model, optimizer)
-    assert finding.code == "FC204" and f"({total:,} parameters)" in finding.message
+    assert finding.code == "FC204"
+    assert f"({total:,} parameters)" in finding.message
     backward(model)
     assert one(model, optimizer).code == "FC204"
     assert moved(model, optimizer) == set()
@@ -603,7 +609,8 @@ optimizer.step()
 )
 def test_clipping_what_is_used_up(iterator: str):
     (finding,) = recorded(CLIPPED.format(iterator=iterator, clipped="trained", unclipped=True))
-    assert finding.code == "FC204" and finding.site.line == 10
+    assert finding.code == "FC204"
+    assert finding.site.line == 10
     again = CLIPPED.format(iterator=iterator, clipped=iterator, unclipped=False)
     assert recorded(again) == []
 
@@ -624,7 +631,8 @@ def test_in_two_optimizers():
         "head": torch.optim.SGD(model.head.parameters(), lr=0.1),
     }
     finding = one(model, optimizers)
-    assert finding.code == "FC205" and "in all and head: head.weight, head.bias" in finding.message
+    assert finding.code == "FC205"
+    assert "in all and head: head.weight, head.bias" in finding.message
     backward(model)
     before, grad = model.head.bias.detach().clone(), model.head.bias.grad
     moved(model, *optimizers.values())
@@ -650,7 +658,8 @@ def test_listed_twice(foreach: bool):
     listed = [*model.parameters(), model.head.bias]
     optimizer = torch.optim.SGD(listed, lr=0.1, foreach=foreach)
     finding = one(model, optimizer)
-    assert finding.code == "FC205" and "1 tensor" in finding.message
+    assert finding.code == "FC205"
+    assert "1 tensor" in finding.message
     backward(model)
     before, grad = model.head.bias.detach().clone(), model.head.bias.grad
     optimizer.step()
@@ -688,12 +697,14 @@ def test_what_is_frozen_in_mid_run(name: str, clear: str):
     finding = one(model, optimizer)
     moves = frozen & moved(model, optimizer)
     if moves:
-        assert finding.code == "FC206" and f"{len(moves)} frozen tensor" in finding.message
+        assert finding.code == "FC206"
+        assert f"{len(moves)} frozen tensor" in finding.message
         certain = clear == "zero"
         assert finding.severity == (Severity.ERROR if certain else Severity.WARNING)
         assert ("Unless zero_grad() comes first" in finding.message) != certain
     else:
-        assert finding.code in ("FC209", "FC212") and finding.severity == Severity.INFO
+        assert finding.code in ("FC209", "FC212")
+        assert finding.severity == Severity.INFO
 
 
 def test_the_remedy_of_206():
@@ -728,7 +739,8 @@ def test_an_optimizer_of_ones_own_may_decay():
     model = Net()
     model.body.requires_grad_(False)
     finding = one(model, Own(model.parameters(), lr=0.1))
-    assert finding.code == "FC212" and "depends on its step()" in finding.message
+    assert finding.code == "FC212"
+    assert "depends on its step()" in finding.message
 
 
 def test_a_discriminator_that_rests():
@@ -906,7 +918,8 @@ def test_state_in_another_order_of_other_shapes():
     optimizer = torch.optim.Adam(reversed(list(model.parameters())))
     optimizer.load_state_dict(state)
     finding = one(model, optimizer)
-    assert finding.code == "FC210" and "exp_avg has shape" in finding.message
+    assert finding.code == "FC210"
+    assert "exp_avg has shape" in finding.message
     backward(model)
     with pytest.raises(RuntimeError):
         optimizer.step()
@@ -920,7 +933,8 @@ def test_state_in_another_order_of_one_shape(named: bool):
     optimizer = torch.optim.Adam(order if named else [p for _, p in order])
     optimizer.load_state_dict(saved.state_dict())
     finding = one(model, optimizer)
-    assert finding.code == "FC210" and "1.weight has that of 0.weight" in finding.message
+    assert finding.code == "FC210"
+    assert "1.weight has that of 0.weight" in finding.message
     right, got = saved.state[model[0].weight], optimizer.state[model[0].weight]
     assert not torch.equal(right["exp_avg"], got["exp_avg"])
 
