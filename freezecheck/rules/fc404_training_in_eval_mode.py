@@ -138,10 +138,11 @@ class TrainingInEvalMode(Rule):
                 came.append(layer)
             elif not events[-1].value:
                 put.setdefault(_first_eval(events).site, []).append(layer)
+        verb = "trains" if whole else "partly trains"
         for site, layers in put.items():
             yield self.finding(
-                f"{_text(now, index, layers)} The call that made or ran the model put it in eval"
-                " mode, and nothing called train().",
+                f"{_text(now, index, layers, verb)} The call that made or ran the model put it in"
+                " eval mode, and nothing called train().",
                 site=site,
                 symbol=now.path(index, layers[0].path),
                 notes=[Note("put in eval mode here", site)],
