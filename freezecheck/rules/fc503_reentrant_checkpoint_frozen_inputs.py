@@ -81,9 +81,9 @@ class ReentrantCheckpointFrozenInputs(Rule):
     ## How it is found
 
     In a recorded run: a reentrant checkpoint was entered with gradients on and with no
-    input that requires grad, and trainable parameters in the optimizer whose modules ran
-    only under `no_grad` have no gradient. Where the checkpointed function does not show
-    its module, all such parameters count.
+    input that requires grad, and trainable parameters of its module have no gradient.
+    Where the checkpointed function does not show its module, those count whose modules ran
+    only under `no_grad`.
 
     ## Limits
 
@@ -103,7 +103,7 @@ class ReentrantCheckpointFrozenInputs(Rule):
         entered = list(past.of(CHECKPOINT))
         if not now.recorded or not entered or not now.after_backward:
             return
-        dark = [p for p in now.trainable if p.called == "no_grad" and p.grad is None]
+        dark = [p for p in now.trainable if p.grad is None and p.called in ("no_grad", "never")]
         for index, model in enumerate(now.models):
             found = [(p, e) for p in dark if p.model == index and (e := _around(now, p, entered))]
             if not found:
@@ -125,11 +125,15 @@ class ReentrantCheckpointFrozenInputs(Rule):
 
 
 def _around(now: Snapshot, param: Param, entered: list[Event]) -> Event | None:
-    """The checkpoint that a parameter's module ran in."""
+    """The checkpoint that a parameter's module ran in.
+
+    A `forward` that is checkpointed as a bare method never calls its module.
+    """
     name = now.path(param.model, param.name)
     for event in entered:
-        if not event.data.get("module") or not event.subject:
-            return event
-        if name.startswith(f"{event.subject}."):
+        if event.data.get("module") and event.subject:
+            if name.startswith(f"{event.subject}."):
+                return event
+        elif param.called == "no_grad":
             return event
     return None
