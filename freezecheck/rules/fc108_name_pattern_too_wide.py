@@ -143,7 +143,8 @@ def _number(
     """`layer.1` of which the name goes on with another digit: message and fix."""
     if atom.how not in ("in", "startswith") or not re.search(r"[A-Za-z].*\d$", literal):
         return None
-    whole, cut = [], []
+    whole: list[str] = []
+    cut: list[str] = []
     for name in names:
         if atom.hits(name, literal):
             (whole if _exactly(atom, literal, name) else cut).append(name)
