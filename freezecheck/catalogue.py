@@ -117,8 +117,14 @@ def _matches(rule: Rule, selectors: tuple[str, ...]) -> bool:
 
 def _unknown(selector: str) -> str:
     words = [word for rule in load() for word in (rule.code, rule.name)]
-    near = difflib.get_close_matches(selector.upper(), words, 1) or difflib.get_close_matches(
-        selector.lower(), words, 1
-    )
-    hint = f"; did you mean {near[0]}?" if near else "; `freezecheck rules` lists them"
+    nearest = max(words, key=lambda word: _closeness(selector, word), default="")
+    near = nearest and _closeness(selector, nearest)[0] >= 0.6
+    hint = f"; did you mean {nearest}?" if near else "; `freezecheck rules` lists them"
     return f"unknown rule {selector!r}{hint}"
+
+
+def _closeness(given: str, word: str) -> tuple[float, int]:
+    """How alike two words are; of equals, how far they begin alike (FC20l: FC201, not FC210)."""
+    matcher = difflib.SequenceMatcher(None, given.lower(), word.lower())
+    first = matcher.find_longest_match()
+    return matcher.ratio(), first.size if first.a == first.b == 0 else 0

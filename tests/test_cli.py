@@ -326,7 +326,7 @@ def test_quiet(ran, capsys):
         ),
         (
             "inspect --select FC903 train.py",
-            "unknown rule 'FC903'; did you mean FC902?",
+            "unknown rule 'FC903'; did you mean FC901?",
         ),
         (
             "inspect --ignore , train.py",
