@@ -90,11 +90,15 @@ def _in_one(optimizer: Optimizer, param: Param, held: Held) -> Verdict:
 
 def _strongest(verdicts: Iterable[Verdict | None]) -> Verdict:
     """The first certain movement, else the first doubt, else the first reason to stay."""
-    given = (verdict for verdict in verdicts if verdict is not None)
-    return min(given, key=lambda verdict: _RANK[verdict[0]], default=(False, ZERO))
-
-
-_RANK = {True: 0, None: 1, False: 2}
+    best: Verdict | None = None
+    for verdict in verdicts:
+        if verdict is None:
+            continue
+        if verdict[0]:
+            return verdict
+        if best is None or (verdict[0] is None and best[0] is False):
+            best = verdict
+    return best or (False, ZERO)
 
 
 def _unsure(reason: str) -> Verdict:

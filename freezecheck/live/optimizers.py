@@ -261,7 +261,8 @@ def _rprop(held: Held, param: Param, grad: Any, state: dict[str, Any], group: Gr
         held.rate = 0.0 if values.is_zero(state["step_size"]) else 1.0
     if param.grad != "nonzero" or grad is None or held.mismatch:
         return
-    now, before = values.readable(grad), values.readable(state.get("prev", grad))
+    now: Any = values.readable(grad)
+    before: Any = values.readable(state.get("prev", grad))
     if now.is_complex():
         now, before = values.torch().view_as_real(now), values.torch().view_as_real(before)
     moving = now.sign() != 0  # not of NaN

@@ -68,7 +68,8 @@ def is_zero(tensor: Any) -> bool | None:
     first = real[(0,) * real.dim()].item()
     if first != 0:
         return False
-    return not bool(real.any())
+    real = torch().view_as_real(real) if real.is_complex() else real
+    return real.amax().item() == 0 == real.amin().item()  # several times faster than any()
 
 
 def is_finite(tensor: Any) -> bool:
