@@ -111,6 +111,13 @@ def step(setup: Setup, answer: Forecast, names: dict[str, torch.Tensor]) -> set[
                     before[name] = p.detach().clone()
             if isinstance(optimizer, torch.optim.LBFGS) and not finite(names):
                 return None
+    except TypeError as error:
+        # A fused SGD with momentum breaks where some tensors have no buffer yet.
+        if "NoneType" in str(error) and any(
+            isinstance(o, torch.optim.SGD) for o in setup.optimizers
+        ):
+            return None
+        raise
     except IndexError:
         if not isinstance(setup.optimizers[0], torch.optim.LBFGS):
             raise

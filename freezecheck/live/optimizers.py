@@ -317,11 +317,13 @@ def _family(optimizer: Any) -> str:
     """The class of torch.optim whose step() will run; "" for one of the user's own.
 
     torch wraps `step` on each class, a scheduler on each object; both keep its module.
+    accelerate puts one of its own on the object while a scaler steps, and passes it on.
     """
     kind = type(optimizer)
-    step = optimizer.step
+    own = getattr(optimizer.step, "__module__", None) or ""
+    step = kind.step if own.startswith("accelerate.") else optimizer.step
     for function in (step, getattr(kind, "_init_group", step)):
-        if not function.__module__.startswith("torch.optim."):
+        if not (getattr(function, "__module__", None) or "").startswith("torch.optim."):
             return ""
     return next(c.__name__ for c in kind.__mro__ if c.__module__.startswith("torch.optim"))
 
