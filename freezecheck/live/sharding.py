@@ -23,7 +23,7 @@ def flats(module: Any, model: int) -> Iterator[Flat]:
     home = sys.modules.get(_HOME)
     if home is None:
         return
-    for name, unit in module.named_modules():
+    for name, unit in _named(module):
         handle = unit._handle if isinstance(unit, home.FullyShardedDataParallel) else None
         tensors = None if handle is None else handle.flat_param._params
         if handle is None or tensors is None:
@@ -38,3 +38,16 @@ def flats(module: Any, model: int) -> Iterator[Flat]:
             frozen=flags.count(False),
             frozen_numel=sum(size for size, flag in zip(sizes, flags) if not flag),
         )
+
+
+def _named(root: Any) -> Iterator[tuple[str, Any]]:
+    """`named_modules()`, for trees deeper than Python's stack."""
+    stack, seen = [("", root)], set()
+    while stack:
+        name, module = stack.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
+        yield name, module
+        children = [(k, child) for k, child in module._modules.items() if child is not None]
+        stack.extend((f"{name}.{k}".lstrip("."), child) for k, child in reversed(children))
