@@ -42,7 +42,8 @@ def flats(module: Any, model: int) -> Iterator[Flat]:
 
 def _named(root: Any) -> Iterator[tuple[str, Any]]:
     """`named_modules()`, for trees deeper than Python's stack."""
-    stack, seen = [("", root)], set()
+    stack = [("", root)]
+    seen: set[int] = set()
     while stack:
         name, module = stack.pop()
         if id(module) in seen:
