@@ -72,8 +72,9 @@ def test_several_models_and_optimizers():
     report = inspect({"G": generator, "D": critic}, optimizers)
     assert report.ok
     assert [m.label for m in report.snapshot.models] == ["G", "D"]
-    report = inspect({"G": generator, "D": critic}, optimizers[0])
-    assert [f.symbol for f in report.findings if f.code == "FC201"] == ["D.0.weight"]
+    critic[4] = nn.Linear(16, 1)
+    report = inspect({"G": generator, "D": critic}, optimizers)
+    assert [f.symbol for f in report.findings if f.code == "FC201"] == ["D.4.weight"]
 
 
 @pytest.mark.parametrize(

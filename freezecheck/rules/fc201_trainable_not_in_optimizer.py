@@ -116,7 +116,8 @@ class TrainableNotInOptimizer(Rule):
     tensors, holds nothing.
 
     It is a warning, not an error, where leaving them out may be meant: before the first
-    gradient, where the head alone is in the optimizer (a linear probe under `no_grad`); in
+    gradient, where the head alone is in the optimizer and nothing is frozen (a linear
+    probe under `no_grad`); in
     a run, where nothing was ever frozen, unfrozen or replaced (the optimizer was given a
     part of the model, and the rest computes gradients for nothing); and for a second model
     in train mode that another one learns through.
@@ -162,7 +163,9 @@ class TrainableNotInOptimizer(Rule):
         if now.after_backward:
             return Severity.WARNING if self._as_given(now, past, index, lost) else Severity.ERROR
         last = len(now.models[index].stages) - 1
-        return Severity.WARNING if last > 0 and stages == {last} else Severity.ERROR
+        chosen = any(p.model == index for p in now.frozen)  # a probe under no_grad freezes nothing
+        head_alone = last > 0 and stages == {last} and not chosen
+        return Severity.WARNING if head_alone else Severity.ERROR
 
     def _learns_through(self, now: Snapshot, index: int) -> bool:
         """Another model is trained, and its gradients pass through this one, in train mode."""
