@@ -100,7 +100,7 @@ class Chain:
     branches: tuple[Branch, ...]
     path: str  # of the file
     caller: Site | None  # the line that called the function with the loop
-    total: bool  # an `else` is there
+    otherwise: str | None  # what its else does; None: there is none
 
     def site(self, branch: Branch) -> Site:
         """Where the branch is in the user's file."""

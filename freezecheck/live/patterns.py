@@ -29,7 +29,7 @@ class _Arms:
     """An if/elif chain, or one conditional expression, before its literals are known."""
 
     arms: list[tuple[ast.expr, str]]  # test, action
-    total: bool  # there is an else
+    otherwise: str | None  # what the else does; None: there is none
     guards: list[ast.expr] = field(default_factory=list)  # what holds of names that come here
 
 
@@ -38,12 +38,12 @@ class Found:
     """A chain with its literals, and the names that come to it."""
 
     branches: tuple[tuple[Any, str, int, int], ...]  # fields of `pattern.Branch`
-    total: bool
+    otherwise: str | None
     guards: tuple[Any, ...]
 
     def data(self, of: str, caller: tuple[str, int] | None) -> dict[str, Any]:
         """The data of its PATTERN event."""
-        return {"of": of, "branches": self.branches, "else": self.total, "caller": caller}
+        return {"of": of, "branches": self.branches, "else": self.otherwise, "caller": caller}
 
     def reached(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of `names` that no condition before the chain keeps out."""
@@ -76,7 +76,7 @@ class Reader:
                 )
                 if any(any(pattern.atoms(branch[0])) for branch in branches):
                     guards = tuple(condition(guard, loop.name, values) for guard in chain.guards)
-                    found.append(Found(branches, chain.total, guards))
+                    found.append(Found(branches, chain.otherwise, guards))
         return found
 
 
@@ -109,10 +109,10 @@ def _in_comprehension(
     ifs = [test for generator in node.generators for test in generator.ifs]
     if ifs:
         whole = ifs[0] if len(ifs) == 1 else ast.BoolOp(ast.And(), ifs)
-        yield _Arms([(ast.copy_location(whole, ifs[0]), "collect")], False)
+        yield _Arms([(ast.copy_location(whole, ifs[0]), "collect")], None)
     for inner in ast.walk(node.elt):
         if isinstance(inner, ast.IfExp):
-            yield _Arms([(inner.test, "collect")], True, ifs)
+            yield _Arms([(inner.test, "collect")], "collect", ifs)
 
 
 def _in_body(body: list[ast.stmt], thing: str) -> Iterator[_Arms]:
@@ -130,8 +130,9 @@ def _statements(
         if isinstance(statement, ast.If):
             arms, rest = _arms(statement)
             acting = [(test, _effect(block, thing, collects)) for test, block in arms]
-            if any(action for _, action in acting) or _effect(rest, thing, collects):
-                yield _Arms(acting, bool(rest), guards)
+            otherwise = _effect(rest, thing, collects) if rest else None
+            if otherwise or any(action for _, action in acting):
+                yield _Arms(acting, otherwise, guards)
             passed: list[ast.expr] = []
             for test, block in arms:
                 yield from _statements(block, thing, collects, [*guards, *passed, test])
@@ -167,14 +168,13 @@ def _in_statement(
     """`p.requires_grad = "fc" in name`, `lr = 1e-3 if "head" in name else 1e-5`."""
     flag = _flag_value(statement)
     if isinstance(flag, ast.IfExp):
-        action = _flag(flag.body)
-        yield _Arms([(flag.test, action)], True, guards)
+        yield _Arms([(flag.test, _flag(flag.body))], _flag(flag.orelse), guards)
     elif flag is not None and not isinstance(flag, ast.Constant):
-        yield _Arms([(flag, "unfreeze")], True, guards)
+        yield _Arms([(flag, "unfreeze")], "freeze", guards)
     elif collects and (_assigns_name(statement) or _action([statement], thing)):
         for inner in ast.walk(statement):
             if isinstance(inner, ast.IfExp):
-                yield _Arms([(inner.test, "collect")], True, guards)
+                yield _Arms([(inner.test, "collect")], "collect", guards)
 
 
 def _effect(block: list[ast.stmt], thing: str, collects: bool) -> str:

@@ -8,7 +8,7 @@ from freezecheck.finding import Finding, Note, Severity
 from freezecheck.pattern import Atom, Chain, bare, read, value
 from freezecheck.rule import Rule
 from freezecheck.snapshot import summarise
-from freezecheck.timeline import PATTERN, Timeline
+from freezecheck.timeline import BACKWARD, FLAG, PATTERN, REPLACE, Event, Timeline
 
 # Words for a kind of tensor: a helper for any network asks for them, and some have none.
 _KINDS = r"(?:layer|batch|group|rms|sync)?norm|bn|ln|weight|bias|gamma|beta|\d"
@@ -20,10 +20,12 @@ _PREFIXES = {
     "_orig_mod.": "torch.compile puts",
 }
 _DONE = {
-    "freeze": ("are frozen", "nothing is frozen"),
-    "unfreeze": ("are made trainable", "nothing is made trainable"),
-    "eval": ("are put in eval mode", "nothing is put in eval mode"),
-    "collect": ("are chosen alike", "nothing is chosen"),
+    "freeze": "frozen",
+    "unfreeze": "made trainable",
+    "eval": "put in eval mode",
+    "train": "put in train mode",
+    "collect": "chosen",
+    "skip": "passed over",
 }
 
 
@@ -131,6 +133,8 @@ class NamePatternMatchesNothing(Rule):
 
     ## Limits
 
+    A loop that freezes everything is passed over if something to train comes later, or a
+    backward succeeds; so is one that collects all but what is not there.
     Other tests (regular expressions, `split(".")`) are not read. A function with such a
     loop that is called several times from one line is passed over if one call matches.
     Words for a kind of tensor, such as `bias` or `norm`, may match nothing.
@@ -146,12 +150,14 @@ class NamePatternMatchesNothing(Rule):
     explains = ("FC110", "FC120", "FC203", "FC204", "FC212", "FC301")
 
     def in_timeline(self, timeline: Timeline) -> Iterator[Finding]:
-        chains = [read(event) for event in timeline.of(PATTERN)]
-        alive = {_place(chain) for chain in chains if not _dead(chain)}
         told: dict[tuple[str, frozenset[str]], list[Chain]] = {}
-        for chain in chains:
+        chains = [(read(event), event) for event in timeline.of(PATTERN)]
+        alive = {_place(chain) for chain, _ in chains if not _dead(chain)}
+        for chain, event in chains:
             dead = _dead(chain)
-            if _place(chain) not in alive and not _generic(chain, dead):
+            if _place(chain) in alive or _generic(chain, dead):
+                continue
+            if not _harmless(chain, event, timeline):
                 literals = frozenset(literal for atom in dead for literal in atom.literals)
                 told.setdefault((chain.model, literals), []).append(chain)
         for same in told.values():
@@ -204,14 +210,34 @@ def _generic(chain: Chain, dead: list[Atom]) -> bool:
     return all(words.fullmatch(re.sub(r"[._]", "", literal.lower())) for literal in literals)
 
 
-def _outcome(chain: Chain) -> str:
+def _to_all(chain: Chain) -> str | None:
+    """What the chain does to every name; None: nothing."""
     taken = chain.taken(chain.names[0])
     if taken is not None and taken >= 0:
-        done, _ = _DONE.get(chain.branches[taken].action, ("are treated alike", ""))
-        return f"all of them {done}"
-    if chain.total:
-        return "all of them take the other way"
-    return _DONE.get(chain.branches[0].action, ("", "nothing is done"))[1]
+        return chain.branches[taken].action
+    return chain.otherwise
+
+
+def _harmless(chain: Chain, event: Event, timeline: Timeline) -> bool:
+    """Taking all but what is not there is a guard. Freezing all but what is not there is
+    what a whole freeze is, if something to train comes later."""
+    done = _to_all(chain)
+    if done == "collect" and chain.otherwise is None:
+        return True
+    if done is None and all(branch.action == "skip" for branch in chain.branches):
+        done = "freeze"  # perhaps: what comes after the `continue` is done to all
+    if done != "freeze":
+        return False
+    later = timeline.events[timeline.order(event) + 1 :]
+    return any(e.kind in (BACKWARD, REPLACE) or (e.kind == FLAG and e.value is True) for e in later)
+
+
+def _outcome(chain: Chain) -> str:
+    done = _to_all(chain)
+    if done is None:
+        return f"nothing is {_DONE.get(chain.branches[0].action, 'done')}"
+    alike = done == "collect" or done not in _DONE
+    return f"all of them are {'treated alike' if alike else _DONE[done]}"
 
 
 def _hint(chain: Chain, dead: list[Atom]) -> str:
