@@ -18,6 +18,7 @@ from typing import Any
 from freezecheck.finding import Site
 from freezecheck.live import frames, loops, patterns, roots, values
 from freezecheck.live.patches import Patches
+from freezecheck.live.tree import unwrap
 from freezecheck.snapshot import Snapshot
 from freezecheck.timeline import (
     ATTRIBUTE,
@@ -180,7 +181,8 @@ class Recorder:
                 path = frames.shown(frame.f_code.co_filename)
                 site = Site(path, *chain.branches[0][2:])
                 data = chain.data(loops.METHODS[method], where)
-                self.note(PATTERN, module, site=site, **data).event.names = reached
+                inner, _ = unwrap(module)  # a wrapper may be gone by the time that this is read
+                self.note(PATTERN, inner, site=site, **data).event.names = reached
 
     def backward(self) -> None:
         """A backward is done; the first one is noted, all are counted."""

@@ -147,7 +147,7 @@ class NamePatternMatchesNothing(Rule):
     code = "FC107"
     name = "name-pattern-matches-nothing"
     severity = Severity.ERROR
-    explains = ("FC110", "FC120", "FC203", "FC204", "FC212", "FC301")
+    explains = ("FC110", "FC120", "FC201", "FC203", "FC204", "FC212", "FC301")
 
     def in_timeline(self, timeline: Timeline) -> Iterator[Finding]:
         told: dict[tuple[str, frozenset[str]], list[Chain]] = {}
