@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import types
+from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -44,8 +45,7 @@ def decode(kind: type[T], data: Any) -> T:
     return _decode(kind, data)
 
 
-@cache
-def _fields(kind: type) -> list[tuple[str, Any]]:
+def _list_fields(kind: Any) -> list[tuple[str, Any]]:
     """The encoded fields of a record and their defaults."""
     return [
         (f.name, f.default if f.default_factory is dataclasses.MISSING else f.default_factory())
@@ -54,9 +54,8 @@ def _fields(kind: type) -> list[tuple[str, Any]]:
     ]
 
 
-@cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+_fields: Callable[[Any], list[tuple[str, Any]]] = cache(_list_fields)
+_hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 
 
 def _decode(kind: Any, data: Any) -> Any:
@@ -72,7 +71,7 @@ def _decode(kind: Any, data: Any) -> Any:
         return [_decode(args[0], item) for item in data]
     if origin is dict:
         return {key: _decode(args[1], item) for key, item in data.items()}
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = _hints(kind)
         return kind(**{name: _decode(hints[name], item) for name, item in data.items()})
     if kind is float:

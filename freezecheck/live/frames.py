@@ -6,7 +6,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 from types import FrameType
 
 from freezecheck.finding import Site
@@ -21,7 +21,7 @@ _base: str | None = None  # None: the working directory of the moment
 _PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def is_users(filename: str) -> bool:
     """A file that the user wrote: not the standard library, not an installed package."""
     if filename.startswith("<"):
@@ -39,7 +39,7 @@ def set_base(folder: str) -> None:
     shown.cache_clear()
 
 
-@lru_cache(maxsize=None)
+@cache
 def shown(filename: str) -> str:
     """The path as findings name it: relative to the working directory where it is below it."""
     here = os.path.join(_base or os.getcwd(), "")
@@ -47,7 +47,7 @@ def shown(filename: str) -> str:
     return path[len(here) :] if path.startswith(here) else path
 
 
-@lru_cache(maxsize=None)
+@cache
 def _is_between(filename: str) -> bool:
     """A file of ours or of torch's, through which any call of a hooked function passes."""
     torch = sys.modules["torch"].__file__ or ""

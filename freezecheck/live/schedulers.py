@@ -184,7 +184,7 @@ def _end(scheduler: Any) -> int | None:
     climb back, which nobody means by it. None where there is none, or that has happened."""
     parts = getattr(scheduler, "_schedulers", None)
     if parts and hasattr(scheduler, "_milestones"):
-        left = scheduler._milestones[-1:] + [0]
+        left = [*scheduler._milestones[-1:], 0]
         end = left[0] + getattr(parts[-1], "T_max", 0) - scheduler.last_epoch
         return end if end > 0 and hasattr(parts[-1], "T_max") else None
     if parts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -54,9 +55,7 @@ class Traits(NamedTuple):
     trains: bool = False  # overrides train()
 
 
-@cache
-def traits(kind: type[Any]) -> Traits:
-    """The traits of a module class."""
+def _look_at(kind: type[Any]) -> Traits:
     names = [base.__name__ for base in kind.__mro__]
     norm = next((_NORM_BASES[name] for name in names if name in _NORM_BASES), "")
     if not norm and kind.__name__.endswith(_NORM_SUFFIXES):
@@ -72,6 +71,10 @@ def traits(kind: type[Any]) -> Traits:
         simple=own,
         trains=_train_owner(kind) not in ("Module", ""),
     )
+
+
+traits: Callable[[Any], Traits] = cache(_look_at)
+"""The traits of a module class."""
 
 
 def _train_owner(kind: type[Any]) -> str:

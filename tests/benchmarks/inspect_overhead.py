@@ -91,6 +91,19 @@ def fastest(function: Callable[[], object], seconds: float) -> float:
         gc.enable()
 
 
+def measure(model: nn.Module, seconds: float) -> list[float]:
+    """Seconds for names, report, pass, capture and inspect."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    functions: list[Callable[[], object]] = [
+        lambda: names_only(model),
+        lambda: bare_report(model),
+        lambda: bare_pass(model, optimizer),
+        lambda: capture({"model": model}, {"optimizer": optimizer}),
+        lambda: freezecheck.inspect(model, optimizer),
+    ]
+    return [fastest(function, seconds) for function in functions]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="shorter, noisier")
@@ -104,17 +117,7 @@ def main() -> None:
     header = ("model", "tensors", "names", "report", "pass", "capture", "inspect", "ratio")
     print("{:20} {:>8} {:>9} {:>9} {:>9} {:>9} {:>9} {:>7}".format(*header))
     for name, model in cases.items():
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        times = [
-            fastest(function, seconds)
-            for function in (
-                lambda: names_only(model),
-                lambda: bare_report(model),
-                lambda: bare_pass(model, optimizer),
-                lambda: capture({"model": model}, {"optimizer": optimizer}),
-                lambda: freezecheck.inspect(model, optimizer),
-            )
-        ]
+        times = measure(model, seconds)
         shown = " ".join(f"{1e3 * t:6.2f} ms" for t in times)
         print(f"{name:20} {names_only(model):8,} {shown} {times[-1] / times[1]:6.2f}x")
 

@@ -152,6 +152,8 @@ def _load_package() -> None:
         os.path.join(_PACKAGE, "__init__.py"),
         submodule_search_locations=[_PACKAGE],
     )
+    assert spec is not None
+    assert spec.loader is not None  # it names a file
     module = util.module_from_spec(spec)
     sys.modules["freezecheck"] = module
     spec.loader.exec_module(module)

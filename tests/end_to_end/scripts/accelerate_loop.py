@@ -1,4 +1,5 @@
 """A loop with accelerate's API."""
+
 import torch
 from accelerate import Accelerator
 from torch import nn

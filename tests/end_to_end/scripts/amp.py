@@ -1,9 +1,12 @@
 """Mixed precision with a gradient scaler, gradients accumulated over two batches and clipped."""
+
 import torch
 from torch import nn
 
 device = "cuda" if torch.cuda.is_available() else "cpu"
-model = nn.Sequential(nn.Linear(16, 32), nn.LayerNorm(32), nn.GELU(), nn.Dropout(0.1), nn.Linear(32, 4)).to(device)
+model = nn.Sequential(
+    nn.Linear(16, 32), nn.LayerNorm(32), nn.GELU(), nn.Dropout(0.1), nn.Linear(32, 4)
+).to(device)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
 scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / 10))
 scaler = torch.amp.GradScaler(device)

@@ -1,4 +1,5 @@
 """A compiled model and a compiled training step."""
+
 import torch
 from torch import nn
 

@@ -1,4 +1,5 @@
 """Two gloo processes under torchrun."""
+
 import os
 
 import torch
@@ -13,7 +14,9 @@ model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU()
 for p in model[0].parameters():
     p.requires_grad = False
 model = DistributedDataParallel(model)
-optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, momentum=0.9)
+optimizer = torch.optim.SGD(
+    [p for p in model.parameters() if p.requires_grad], lr=0.1, momentum=0.9
+)
 for step in range(5):
     optimizer.zero_grad()
     nn.functional.cross_entropy(model(torch.randn(8, 16)), torch.randint(4, (8,))).backward()

@@ -1,4 +1,5 @@
 """A tiny, randomly initialised BERT in the Hugging Face Trainer."""
+
 import argparse
 import tempfile
 
@@ -10,8 +11,12 @@ parser.add_argument("--late-head", action="store_true")
 args = parser.parse_args()
 
 config = BertConfig(
-    vocab_size=100, hidden_size=32, num_hidden_layers=3, num_attention_heads=2,
-    intermediate_size=64, num_labels=3,
+    vocab_size=100,
+    hidden_size=32,
+    num_hidden_layers=3,
+    num_attention_heads=2,
+    intermediate_size=64,
+    num_labels=3,
 )
 model = BertForSequenceClassification(config)
 
@@ -30,9 +35,15 @@ with tempfile.TemporaryDirectory() as folder:
     trainer = Trainer(
         model=model,
         args=TrainingArguments(
-            output_dir=folder, per_device_train_batch_size=8, num_train_epochs=1,
-            learning_rate=5e-5, report_to=[], use_cpu=True, save_strategy="no",
-            disable_tqdm=True, warmup_steps=2,
+            output_dir=folder,
+            per_device_train_batch_size=8,
+            num_train_epochs=1,
+            learning_rate=5e-5,
+            report_to=[],
+            use_cpu=True,
+            save_strategy="no",
+            disable_tqdm=True,
+            warmup_steps=2,
         ),
         train_dataset=Tokens(),
     )

@@ -1,4 +1,5 @@
 """LBFGS, whose step takes a closure."""
+
 import torch
 from torch import nn
 

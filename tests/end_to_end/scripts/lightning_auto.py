@@ -1,4 +1,5 @@
 """A LightningModule with automatic optimization."""
+
 import argparse
 
 import lightning as L
@@ -34,8 +35,12 @@ class Classifier(L.LightningModule):
 
 data = TensorDataset(torch.randn(64, 16), torch.randint(4, (64,)))
 trainer = L.Trainer(
-    max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
-    enable_progress_bar=False, enable_model_summary=False,
+    max_epochs=1,
+    accelerator="cpu",
+    logger=False,
+    enable_checkpointing=False,
+    enable_progress_bar=False,
+    enable_model_summary=False,
 )
 trainer.fit(Classifier(), DataLoader(data, batch_size=16))
 print("finished")

@@ -1,4 +1,5 @@
 """A GAN as a LightningModule with manual optimization and two optimizers."""
+
 import lightning as L
 import torch
 from torch import nn
@@ -39,8 +40,12 @@ class Gan(L.LightningModule):
 
 
 trainer = L.Trainer(
-    max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
-    enable_progress_bar=False, enable_model_summary=False,
+    max_epochs=1,
+    accelerator="cpu",
+    logger=False,
+    enable_checkpointing=False,
+    enable_progress_bar=False,
+    enable_model_summary=False,
 )
 trainer.fit(Gan(), DataLoader(TensorDataset(torch.randn(64, 4)), batch_size=16))
 print("finished")

@@ -1,4 +1,5 @@
 """A backbone with a new head, frozen but for its last block, in a plain loop."""
+
 import argparse
 
 import torch

@@ -1,4 +1,5 @@
 """torchvision's ResNet-18 from scratch, with data from two worker processes."""
+
 import torch
 import torchvision
 from torch import nn
