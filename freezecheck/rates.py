@@ -19,11 +19,19 @@ def driving(now: Snapshot, optimizer: int) -> list[Scheduler]:
 
 def tops(now: Snapshot, optimizer: int) -> list[float]:
     """The largest rate of each group that is known to come: now, or at its schedule's peak."""
-    rates = [group.lr for group in now.optimizers[optimizer].groups]
+    rates = [_meant(group) for group in now.optimizers[optimizer].groups]
     for scheduler in driving(now, optimizer):
         if len(scheduler.peaks) == len(rates):
             rates = [max(pair) for pair in zip(rates, scheduler.peaks)]
     return rates
+
+
+def _meant(group: Group) -> float:
+    """Layer-wise decay by timm: a scale in each group, which timm's scheduler is to apply."""
+    scale = group.options.get("lr_scale")
+    if isinstance(scale, float) and "initial_lr" not in group.options:
+        return group.lr * scale
+    return group.lr
 
 
 def of_params(params: Iterable[Param], optimizer: int, rates: list[float]) -> float | None:

@@ -22,9 +22,9 @@ class OneRateForBackboneAndHead(Rule):
     ## Why it matters
 
     A new head needs large steps, and its first gradients are random. Steps of that size
-    through the backbone undo what it was pretrained for before the head has learnt
-    anything. The loss still falls, so that nothing looks wrong; the result is what
-    training from scratch on little data would give, or worse.
+    through the backbone can undo what it was pretrained for before the head has learnt
+    anything. The loss still falls, so that nothing looks wrong; the result is that of
+    training from scratch on little data.
 
     ## Bad
 
@@ -105,7 +105,9 @@ class OneRateForBackboneAndHead(Rule):
 
     Networks without norm layers do not show whether they are pretrained, and nothing is
     said about them; nor about optimizers other than SGD and the Adam family, or ones that
-    have stepped already. Large batches stand higher rates than the limits here.
+    have stepped already. The limits are those of practice with large networks. Small ones,
+    and large batches, stand more: a four-layer digit classifier with a new head kept 99% of
+    its old task under Adam at 1e-3, 58% at 1e-2, and 72% under SGD at 0.1, in 40 steps.
 
     ## References
 
@@ -149,7 +151,7 @@ class OneRateForBackboneAndHead(Rule):
         yield self.finding(
             f"The new layer {name} and the pretrained backbone ({millions(size)} parameters) both"
             f" learn at {rate:g}{peak} with {record.class_name}. That is a rate for a new layer:"
-            " in the first steps, while the head is still random, it overwrites what the"
+            " in the first steps, while the head is still random, it can overwrite what the"
             " backbone has learnt.",
             site=record.groups[group].site or record.site,
             symbol=record.label,

@@ -173,6 +173,25 @@ def test_layer_wise_decay_up_to_the_heads_rate():
     assert codes(model, AdamW(groups)) == []
 
 
+@pytest.mark.frameworks
+def test_layer_wise_decay_by_timm():
+    timm = pytest.importorskip("timm")
+    from timm.optim import create_optimizer_v2
+    from timm.scheduler import create_scheduler_v2
+
+    model = look_trained(timm.create_model("vit_tiny_patch16_224", img_size=32))
+    model.reset_classifier(5)
+    options = {"opt": "adamw", "lr": 1e-3, "weight_decay": 0.05}
+    optimizer = create_optimizer_v2(model, **options, layer_decay=0.75)
+    assert codes(model, optimizer) == []  # its scheduler is yet to apply the scales
+    scheduler, _ = create_scheduler_v2(optimizer, sched="cosine", num_epochs=9, warmup_epochs=0)
+    assert codes(model, optimizer, scheduler) == codes(model, optimizer) == []
+    optimizer = create_optimizer_v2(model, **options, layer_decay=0.75)
+    constant = schedules.StepLR(optimizer, 10)  # torch's own leaves the scales alone
+    assert codes(model, optimizer, constant) == ["FC301"]
+    assert codes(model, create_optimizer_v2(model, **options)) == ["FC301"]
+
+
 def test_a_new_decoder_is_no_pretrained_backbone():
     class Segmenter(nn.Module):
         def __init__(self) -> None:
