@@ -40,7 +40,7 @@ class Atom:
 
     @property
     def how(self) -> str:
-        """ "in", "startswith", "endswith" or "=="."""
+        """The kind of test: "in", "startswith", "endswith" or "==" (the whole name)."""
         return self.test[1]
 
     @property
