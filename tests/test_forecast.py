@@ -121,6 +121,12 @@ def test_decay_that_rounds_away() -> None:
         assert movement.moves is moving
 
 
+def test_state_that_does_not_fit() -> None:
+    now = snapshot("Adam")
+    now.params[0].held[0].mismatch = "exp_avg has shape (3,), the parameter (4,)"
+    assert predict(now)[0].why == "cannot say: exp_avg has shape (3,), the parameter (4,)"
+
+
 # -- live -----------------------------------------------------------------------------
 
 
