@@ -148,6 +148,8 @@ class _Step:
 
     def damped(self) -> Verdict | None:
         """A gradient multiplied by 0."""
+        if self.param.grad == "zero":
+            return None
         return (False, DAMPED) if self.param.finite else (True, NOT_FINITE)
 
     def momentum(self, kept: float) -> Verdict | None:
@@ -171,10 +173,12 @@ class _Step:
         """
         if share == 0 or self.param.zero:
             return None
-        epsilon = _EPSILON.get(self.param.dtype, 1.0)
-        if abs(share) > max(epsilon, 2**-23):
+        epsilon = _EPSILON.get(self.param.dtype)
+        if epsilon and abs(share) > max(epsilon, 2**-23):
             return True, DECAY
-        return None if abs(share) < epsilon / 8 else _unsure("weight decay is as small as rounding")
+        if epsilon and abs(share) < epsilon / 8:
+            return None
+        return _unsure("weight decay is as small as rounding")
 
 
 def _sgd(step: _Step, rate: float) -> Pushes:
