@@ -1,14 +1,12 @@
-"""What frameworks keep in objects of their own, such as Lightning's fine-tuning callback.
-
-A framework is asked only where the script has imported it already.
-"""
+"""What frameworks keep in objects of their own, such as Lightning's fine-tuning callback."""
 
 from __future__ import annotations
 
-import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+from freezecheck.live.tree import unwrap
 
 _LIGHTNING = (
     "lightning.pytorch.callbacks.finetuning",
@@ -16,22 +14,20 @@ _LIGHTNING = (
 )
 
 
-def gather() -> Iterator[tuple[str, dict[str, Any]]]:
-    """(fact, details) for each thing seen; see `docs/timeline.md`."""
-    for name in _LIGHTNING:
-        home = sys.modules.get(name)
-        if home is not None:
-            yield from _finetuning(home.BaseFinetuning)
+def gather(models: Iterable[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(fact, details) for each thing that concerns these models; see `docs/timeline.md`."""
+    kinds = tuple(home.BaseFinetuning for n in _LIGHTNING if (home := sys.modules.get(n)))
+    for model in models if kinds else ():
+        trainer = unwrap(model)[0].__dict__.get("_trainer")
+        for callback in getattr(trainer, "callbacks", ()):
+            if isinstance(callback, kinds):
+                yield "lightning-finetuning", _finetuning(callback)
 
 
-def _finetuning(base: type[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Lightning's callbacks that freeze a backbone and unfreeze it later."""
-    for callback in [o for o in gc.get_objects() if issubclass(type(o), base)]:
-        yield (
-            "lightning-finetuning",
-            {
-                "callback": type(callback).__name__,
-                "train_bn": getattr(callback, "train_bn", None),
-                "epoch": getattr(callback, "unfreeze_backbone_at_epoch", None),
-            },
-        )
+def _finetuning(callback: Any) -> dict[str, Any]:
+    """A callback that freezes a backbone and unfreezes it later."""
+    return {
+        "callback": type(callback).__name__,
+        "train_bn": getattr(callback, "train_bn", None),
+        "epoch": getattr(callback, "unfreeze_backbone_at_epoch", None),
+    }

@@ -155,7 +155,8 @@ def timeline(recorder: Recorder, live: list[Any]) -> Timeline:
         models = roots.names(live, "model")
     names = Names(models, recorder)
     events = [event for mark in recorder.marks if (event := names.event(mark)) is not None]
-    events.extend(Event(FACT, value=value, data=data) for value, data in facts.gather())
+    seen = facts.gather(models.values())
+    events.extend(Event(FACT, value=value, data=data) for value, data in seen)
     return Timeline(tuple(events))
 
 

@@ -94,7 +94,7 @@ class BackboneFinetuningTrainsBatchnorm(Rule):
 
     ## How it is found
 
-    In a recorded run: such a callback is alive, and in a stage whose other parameters are
+    In a recorded run: the trainer has such a callback, and in a stage whose other parameters are
     all frozen BatchNorm layers are trainable and run in train mode. With
     `train_bn=False`, which says that this is not wanted, it is a warning.
 
