@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 
 import pytest
 import torch
@@ -191,3 +193,19 @@ def test_fail_on_and_ignore():
         assert_sane(model, optimizer, fail_on="fatal")
     report = inspect(model, optimizer)
     assert report.at_least(Severity.ERROR) == list(report.findings)
+
+
+def test_nothing_is_kept_alive():
+    """The memory of a model that is deleted is free at once, without the garbage collector."""
+    model = net()
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.randn(4, 1, 4, 4)).sum().backward()
+    dead = weakref.ref(model), weakref.ref(optimizer), weakref.ref(model[0].weight)
+    gc.collect()
+    gc.disable()
+    try:
+        assert str(inspect(model, optimizer))
+        del model, optimizer
+        assert [reference() for reference in dead] == [None] * 3
+    finally:
+        gc.enable()

@@ -17,7 +17,7 @@ from freezecheck.live.seen import Seen
 from freezecheck.live.stages import cut
 from freezecheck.live.train_copy import changing
 from freezecheck.live.traits import qualified
-from freezecheck.live.tree import Node, unwrap, walk
+from freezecheck.live.tree import Node, release, unwrap, walk
 from freezecheck.snapshot import Dropout, Head, Model, Norm, Param, Snapshot
 
 # Root package of a class in the model's tree -> framework it shows.
@@ -52,6 +52,7 @@ def capture(
     for index, nodes in enumerate(trees):
         oddities.capture(now, known, index, nodes)
         _weights(now, index, nodes)
+        release(nodes)
     return now
 
 
@@ -103,8 +104,8 @@ def _parameters(now: Snapshot, known: dict[int, Param], model: int, node: Node, 
             path,
             tensor.shape,
             tensor.numel(),
-            values.dtype(tensor),
-            values.device(tensor),
+            values.names[tensor.dtype],
+            values.names[tensor.device],
             seen.trainable(tensor),
             model,
         )

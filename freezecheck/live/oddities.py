@@ -14,7 +14,7 @@ from typing import Any
 
 from freezecheck.finding import Site
 from freezecheck.live import frames, values
-from freezecheck.live.traits import OWN, traits
+from freezecheck.live.traits import OWN
 from freezecheck.live.tree import Node, subtree
 from freezecheck.snapshot import FOREIGN, Label, Param, Snapshot, Stray, Unregistered
 
@@ -35,11 +35,12 @@ def capture(now: Snapshot, known: dict[int, Param], index: int, nodes: Sequence[
         attributes = node.module.__dict__
         if not _ON_MODULE.isdisjoint(attributes):
             now.strays.extend(_on_module(node, index))
-        for name, tensor in node.module._parameters.items():
-            if tensor is not None and tensor.__dict__:
-                now.strays.extend(_on_parameter(node.join(name), tensor, index))
-        facts = traits(type(node.module))
-        if facts.size:
+        if node.params:
+            for name, tensor in node.module._parameters.items():
+                if tensor is not None and tensor.__dict__:
+                    now.strays.extend(_on_parameter(node.join(name), tensor, index))
+        facts = node.traits
+        if facts.size and node.params and node.params[0].shape[0] != attributes.get(facts.size):
             now.labels.extend(_size(node, facts.size, index))
         if not facts.simple:
             now.unregistered.extend(_hidden(node, registered, known, index))

@@ -188,8 +188,8 @@ def _foreign(name: str, tensor: Any, seen: Seen) -> Param:
         name,
         tensor.shape,
         tensor.numel(),
-        values.dtype(tensor),
-        values.device(tensor),
+        values.names[tensor.dtype],
+        values.names[tensor.device],
         seen.trainable(tensor),
         FOREIGN,
     )
@@ -250,7 +250,7 @@ def _mismatch(tensor: Any, state: dict[str, Any], family: str) -> str | None:
         if kept.device != tensor.device:
             return f"{key} is on {kept.device}, the parameter on {tensor.device}"
         if kept.dtype != tensor.dtype and family in _ONE_TYPE:
-            return f"{key} is {values.dtype(kept)}, the parameter {values.dtype(tensor)}"
+            return f"{key} is {values.names[kept.dtype]}, the parameter {values.names[tensor.dtype]}"
     return None
 
 

@@ -96,3 +96,10 @@ def subtree(node: Node) -> Iterator[Node]:
         node = stack.pop()
         yield node
         stack.extend(reversed(node.children))
+
+
+def release(nodes: list[Node]) -> None:
+    """Undo the links between nodes: a cycle would keep the user's model alive until the
+    garbage collector comes by, and with it the memory of a GPU."""
+    for node in nodes:
+        node.children = []

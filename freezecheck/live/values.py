@@ -15,8 +15,6 @@ from typing import Any
 _SAMPLE = 1024  # entries of a head's weight that are looked at
 _PEEK = 8  # entries of a norm's weight or statistics that are looked at
 
-_names: dict[Any, str] = {}
-
 
 def torch() -> Any:
     """The torch that the user imported."""
@@ -26,22 +24,15 @@ def torch() -> Any:
     return module
 
 
-def dtype(tensor: Any) -> str:
-    """`float32`."""
-    kind = tensor.dtype
-    name = _names.get(kind)
-    if name is None:
-        name = _names[kind] = str(kind).rpartition(".")[2]
-    return name
+class _Names(dict[Any, str]):
+    """Names of dtypes and devices, which are many times asked for and few."""
+
+    def __missing__(self, key: Any) -> str:
+        name = self[key] = str(key).removeprefix("torch.")
+        return name
 
 
-def device(tensor: Any) -> str:
-    """`cpu`, `cuda:0`."""
-    place = tensor.device
-    name = _names.get(place)
-    if name is None:
-        name = _names[place] = str(place)
-    return name
+names = _Names()  # `names[tensor.dtype]` is "float32", `names[tensor.device]` "cuda:0"
 
 
 def readable(tensor: Any) -> Any | None:

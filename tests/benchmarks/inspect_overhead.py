@@ -10,7 +10,10 @@ tensors), a mixture of experts (12,500 tensors), 100,000 tiny tensors.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
+import importlib.util
+import io
 import timeit
 from collections.abc import Callable
 
@@ -78,6 +81,27 @@ def bare_pass(model: nn.Module, optimizer: torch.optim.Optimizer) -> object:
     return rows, [(n, type(m).__name__, m.training) for n, m in model.named_modules()]
 
 
+def beside(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Callable[[], object]]:
+    """Other tools on the same model, where they are installed."""
+    others: dict[str, Callable[[], object]] = {
+        "assert_sane": lambda: freezecheck.assert_sane(model, optimizer)
+    }
+    if importlib.util.find_spec("torchinfo"):
+        import torchinfo
+
+        others["torchinfo.summary"] = lambda: torchinfo.summary(model, verbose=0)
+    if importlib.util.find_spec("torch_audit"):
+        import torch_audit
+
+        others["torch_audit.audit"] = lambda: quietly(torch_audit.audit, model, optimizer=optimizer)
+    return others
+
+
+def quietly(function: Callable[..., object], *args: object, **kwargs: object) -> object:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return function(*args, **kwargs)
+
+
 def fastest(function: Callable[[], object], seconds: float) -> float:
     """The fastest of as many calls as fit into the time, at least three."""
     function()
@@ -120,6 +144,11 @@ def main() -> None:
         times = measure(model, seconds)
         shown = " ".join(f"{1e3 * t:6.2f} ms" for t in times)
         print(f"{name:20} {names_only(model):8,} {shown} {times[-1] / times[1]:6.2f}x")
+    model = cases["resnet50"]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    print("\non resnet50, in the same run:")
+    for name, function in beside(model, optimizer).items():
+        print(f"{name:20} {1e3 * fastest(function, seconds):8.2f} ms")
 
 
 if __name__ == "__main__":
