@@ -154,10 +154,8 @@ class OptimizerHoldsForeignParameters(Rule):
             lost = [p for p in now.lost if p.model == number]
             if _alike(foreign, lost) or _as_heads(foreign, lost):
                 optimizer = now.optimizers[index]
-                message = (
-                    f"{len(foreign)} of the {count(total, 'tensor')} in {optimizer.label}"
-                    f" {'is' if len(foreign) == 1 else 'are'} no model's, while"
-                )
+                number_of = "the" if len(foreign) == total else f"{len(foreign):,} of the"
+                message = f"No model has {number_of} {total:,} tensors in {optimizer.label}, while"
                 yield self._finding(now, past, optimizer, number, lost, message, ())
 
     def _another_copy(self, now: Snapshot, past: Timeline, index: int) -> Iterator[Finding]:
@@ -168,7 +166,7 @@ class OptimizerHoldsForeignParameters(Rule):
         models = {p.model for p in members}
         for number in range(len(now.models)):
             lost = [p for p in now.lost if p.model == number]
-            if number not in models and _alike(members, lost):
+            if number not in models and (_alike(members, lost) or _as_heads(members, lost)):
                 optimizer = now.optimizers[index]
                 labels = tuple(now.models[m].label for m in sorted(models) if m >= 0)
                 message = (

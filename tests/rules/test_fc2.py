@@ -433,7 +433,7 @@ def test_the_model_got_other_tensors(change: Any):
     finding = one(model, optimizer)
     assert finding.code == "FC202"
     assert finding.symbol == "optimizer"
-    assert "8 of the 8 tensors" in finding.message
+    assert "No model has the 8 tensors in optimizer, while 8 trainable" in finding.message
     assert moved(model, optimizer) == set()
 
 
@@ -466,8 +466,11 @@ def test_head_only_optimizer_with_the_head_replaced():
     model.requires_grad_(False)
     model.head.requires_grad_(True)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    old = model.head
     model.head = nn.Linear(16, 3)
     assert codes(model, optimizer) == ["FC202"]
+    backward(model)
+    assert codes({"model": model, "old": old}, optimizer) == ["FC202"]
 
 
 @pytest.mark.parametrize(
