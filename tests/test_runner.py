@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from freezecheck.live import processes, runner
-from freezecheck.live.board import PHASES, innermost
+from freezecheck.live.board import PHASES, Board, innermost
 from freezecheck.live.boot import freezecheck_environment as environment
 from freezecheck.live.runner import Run, module_command, python_command
 
@@ -260,15 +260,18 @@ def test_a_module_of_a_package_is_inspected(tmp_path, monkeypatch):
 
 
 def test_the_script_gets_no_more_of_us_than_it_needs(tmp_path):
-    """No rich, no reports, no rules in the process; freezecheck is not on its path."""
+    """No rich, no reports, no rules in the process, and nothing on its path."""
     out = tmp_path / "out"
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys, torch\n"
+        "import sys\n"
+        "before = sys.path.copy()\n"
+        "import torch\n"
         "m = torch.nn.Linear(2, 1)\n"
         "o = torch.optim.SGD(m.parameters(), lr=0.1)\n"
         "m(torch.ones(1, 2)).sum().backward()\n"
-        f"open({str(out)!r}, 'w').write('\\n'.join([*sys.modules, *sys.path]))\n"
+        "assert sys.path == before\n"
+        f"open({str(out)!r}, 'w').write('\\n'.join(sys.modules))\n"
         "o.step()\n"
     )
     assert run(*python_command(str(script))).outcome == "inspected"
@@ -278,7 +281,6 @@ def test_the_script_gets_no_more_of_us_than_it_needs(tmp_path):
     assert not [
         name for name in seen if name.startswith(("freezecheck.rules", "freezecheck.report"))
     ]
-    assert str(REPOSITORY) not in seen
 
 
 def test_compiled_models_run_as_written(tmp_path):
@@ -372,6 +374,35 @@ def test_worker_processes_of_a_loader_end_too(tmp_path, method):
     assert len(result.reports) == 1
     assert result.where == []
     assert not (tmp_path / "far").exists()
+
+
+def test_who_is_waited_for(tmp_path):
+    """A launcher (10) has started 11, which has reported, its loader's worker (12), and others."""
+    parents = {10: 1, 11: 10, 12: 11, 13: 10, 14: 10, 15: 10}
+    members = {pid: processes.Process(pid, up, 1, "S") for pid, up in parents.items()}
+    told = {
+        10: "start importing recording",
+        11: "start importing recording optimizer backward report",
+        12: "start importing recording",
+        13: "start importing",
+        14: "start importing recording optimizer",
+        15: "start importing broken",
+    }
+    for pid, words in told.items():
+        (tmp_path / f"{pid}.log").write_text("".join(f"{w}\tx\n" for w in words.split()) + "half")
+    board = Board(str(tmp_path))
+    assert board.read()
+    assert not board.read()
+    assert (board.settled, board.stepped) == (True, True)
+    assert board.pending(members) == [13, 14, 15]
+    assert board.importing([13, 14, 15])
+    assert not board.importing([10, 12, 14, 15])
+    members[14] = processes.Process(14, 10, 1, "Z")
+    del members[15]
+    assert board.pending(members) == [13]
+    (tmp_path / "13.log").write_text("start\nimporting\nrecording\noptimizer\nreport\n")
+    assert board.read()
+    assert board.pending(members) == []
 
 
 def torchrun(how: str) -> Run:
@@ -520,6 +551,31 @@ def test_a_hang_is_told_with_its_place():
     assert place.function == "stop"
     assert "time.sleep(1000)" in text[place.site.line - 1]
     assert [r.stepped for r in result.reports] == [False]
+
+
+def test_our_own_mistake_is_not_the_scripts(tmp_path):
+    """What goes wrong in a hook of ours ends the run; the script's handlers never see it."""
+    out = tmp_path / "out"
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch\n"
+        "class Odd(torch.optim.SGD):\n"
+        "    param_groups = property(lambda self: [{'params': None}] if self.step_soon else [])\n"
+        "    step_soon = False\n"
+        "m = torch.nn.Linear(2, 1)\n"
+        "o = torch.optim.SGD(m.parameters(), lr=0.1)\n"
+        "o.__class__ = Odd\n"
+        "o.step_soon = True\n"
+        "try:\n"
+        "    o.step()\n"
+        "finally:\n"
+        f"    open({str(out)!r}, 'w')\n"
+    )
+    result = run(*python_command(str(script)))
+    assert result.outcome == "failed"
+    assert result.hint.startswith("freezecheck failed inside the script: TypeError: 'NoneType'")
+    assert "record.py:" in result.hint
+    assert not out.exists()
 
 
 def test_a_hang_that_holds_the_interpreter_is_told_with_its_place(tmp_path, monkeypatch):

@@ -131,8 +131,16 @@ class Board:
         ]
 
     def training(self, pids: Iterable[int]) -> bool:
-        """One of them has imported torch."""
-        return any("recording" in self.notes[pid].words for pid in pids)
+        """One of them has imported torch, or is about to have."""
+        return any("recording" in self.notes[pid].words for pid in pids) or self.importing(pids)
+
+    def importing(self, pids: Iterable[int]) -> bool:
+        """One of them is busy importing torch, which may take long and tells nothing meanwhile."""
+        ends = {"recording", "broken", "failed"}
+        return any(
+            "importing" in words and not ends & words.keys()
+            for words in (self.notes[pid].words for pid in pids)
+        )
 
     def reports(self) -> list[Report]:
         """Every report, by rank."""

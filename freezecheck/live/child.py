@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from freezecheck.live import frames, values
 from freezecheck.live.record import Recorder
@@ -22,6 +22,10 @@ from freezecheck.plain import encode
 OLDEST_TORCH = (2, 4)
 ALIVE = "alive"  # a named pipe in the folder of the run that the runner holds open
 CWD = "cwd"  # a file there: the working directory that paths are shown relative to
+
+# A report of more tensors takes a noticeable time; the one at the first backward,
+# which knows the gradients, is then the only early one.
+_MANY = 2000
 
 Note = Callable[..., None]
 
@@ -39,23 +43,35 @@ def start(folder: str, note: Note) -> None:
 
     def optimizer() -> None:
         note("optimizer")
-        _early(folder, recorder, note)
+        if _size(recorder) <= _MANY:
+            _early(folder, recorder, note)
 
     def backward() -> None:
         note("backward")
         _early(folder, recorder, note)
 
     def ready(_: Recorder) -> None:
-        try:
-            write(folder, recorder, stepped=True)
-            note("report")
-        except Exception as error:
-            note("failed", f"{type(error).__name__}: {error}")
+        write(folder, recorder, stepped=True)
+        note("report")
         park(folder)
+
+    def guarded(hook: Callable[..., None]) -> Callable[..., None]:
+        """Our own mistakes are not the script's: they must not reach its handlers."""
+
+        def call(*args: Any) -> None:
+            try:
+                hook(*args)
+            except Exception as error:
+                note("failed", _told(error))
+                park(folder)
+
+        return call
 
     recorder = Recorder(ready)
     recorder.on_optimizer = optimizer
     recorder.on_backward = backward
+    for name in ("before_step", "after_step"):
+        setattr(recorder, name, guarded(getattr(recorder, name)))
     # Models are found among all live objects, of which torch alone makes 250,000;
     # frozen ones are passed over. The script's own come later.
     gc.freeze()
@@ -75,8 +91,14 @@ def write(folder: str, recorder: Recorder, *, stepped: bool) -> None:
     }
     path = os.path.join(folder, f"{os.getpid()}.json")
     with open(path + ".part", "w", encoding="utf-8") as file:
-        json.dump(report, file, allow_nan=False)
+        file.write(json.dumps(report, allow_nan=False))  # `dump` is ten times slower
     os.replace(path + ".part", path)
+
+
+def _size(recorder: Recorder) -> int:
+    """Tensors in the first optimizer."""
+    first = recorder.optimizers[0]()
+    return 0 if first is None else sum(len(group["params"]) for group in first.param_groups)
 
 
 def _early(folder: str, recorder: Recorder, note: Note) -> None:
@@ -84,7 +106,16 @@ def _early(folder: str, recorder: Recorder, note: Note) -> None:
     try:
         write(folder, recorder, stepped=False)
     except Exception as error:
-        note("problem", f"{type(error).__name__}: {error}")
+        note("problem", _told(error))
+
+
+def _told(error: Exception) -> str:
+    """An error in one line, with the line of ours that it came from."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = "" if trace is None else f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
+    return f"{type(error).__name__}: {error}{place}"
 
 
 def _rank() -> int | None:

@@ -41,7 +41,12 @@ def hint(outcome: str, board: Board, status: int | None, timeout: float) -> str:
         end = f"The command failed (exit status {status})"
     else:
         end = "The command ended"
-    return end + _reached(board)
+    problem = board.said("problem")
+    return (
+        end
+        + _reached(board)
+        + (f" What it built could not be told: {problem[0]}." if problem else "")
+    )
 
 
 def _reached(board: Board) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37  # linux/prctl.h
 _SETTLE = 1.0  # seconds for helpers to clean up, and for processes to stop
 _KILL = 5.0  # seconds for killed processes to be gone
+_LOOKS = 50  # at an environment that seems empty, 2 ms apart
 _HELPERS = (b"multiprocessing.resource_tracker", b"torch_shm_manager")
 LINUX = sys.platform.startswith("linux")
 
@@ -49,19 +50,19 @@ def table() -> dict[int, Process]:
     """All processes by id: from /proc (proc(5)), else from psutil, else none."""
     if not LINUX:
         return _psutil_table()
-    found = {}
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    # The command in parentheses may hold anything, parentheses too.
-                    fields = file.read().rpartition(b")")[2].split()
-            except OSError:
-                continue
-            found[int(name)] = Process(
-                int(name), int(fields[1]), int(fields[3]), fields[0].decode()
-            )
-    return found
+    every = (_look(int(name)) for name in os.listdir("/proc") if name.isdecimal())
+    return {process.pid: process for process in every if process is not None}
+
+
+def _look(pid: int) -> Process | None:
+    """One process; None if there is no such."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The command in parentheses may hold anything, parentheses too.
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return Process(pid, int(fields[1]), int(fields[3]), fields[0].decode())
 
 
 def _psutil_table() -> dict[int, Process]:
@@ -140,11 +141,7 @@ class Tree:
             return False
         if process.pid in self._seen or process.session in self._seen:
             return True  # what has ended already shows no environment
-        try:
-            with open(f"/proc/{process.pid}/environ", "rb") as file:
-                return self._mark in file.read()
-        except OSError:
-            return False
+        return self._mark in _environment(process.pid)
 
     def stop(self) -> None:
         """Freeze every process, kill every process, and wait until all are gone.
@@ -195,6 +192,22 @@ class Tree:
         else:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
+
+
+def _environment(pid: int) -> bytes:
+    """The environment a process was started with. It is empty for a moment during exec(2)."""
+    for _ in range(_LOOKS):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as file:
+                if text := file.read():
+                    return text
+        except OSError:
+            break
+        process = _look(pid)
+        if process is None or process.ended:
+            break
+        time.sleep(0.002)
+    return b""
 
 
 def send(pid: int, number: int) -> None:

@@ -179,7 +179,8 @@ def _watch(
         recent = now - news < _GRACE
         if board.settled:
             pending = board.pending(tree.members())
-            if not (pending and recent):
+            waiting = pending and now <= deadline
+            if not waiting or not (recent or board.importing(pending)):
                 return ("inspected" if board.stepped else "failed"), pending
         elif status is not None:
             # The command may leave processes behind that train all the same, or soon will.

@@ -109,7 +109,11 @@ class _Waiting:
         def exec_module(module: ModuleType) -> None:
             loader.__dict__.pop("exec_module", None)
             note("importing", name)
-            execute(module)
+            try:
+                execute(module)
+            except BaseException:
+                note("broken", name)
+                raise
             if self.callbacks.pop(name, None) is not None:
                 callback()
 
