@@ -155,10 +155,13 @@ class OptimizerStateMismatched(Rule):
 
 
 def _swapped(names: tuple[str, ...], paths: tuple[str, ...]) -> list[tuple[str, str]]:
-    """(name in the state, real name) where the name is that of another parameter."""
-    given = [_bare(name) for name in names]
+    """(name in the state, real name) where the name is that of another parameter.
+
+    Names may lack the first parts of a path: those that a sub-module gives its own.
+    """
     known = set(paths)
-    return [(name, path) for name, path in zip(given, paths) if name != path and name in known]
+    given = ((_bare(name), path) for name, path in zip(names, paths))
+    return [(n, p) for n, p in given if n in known and n != p and not p.endswith(f".{n}")]
 
 
 def _bare(name: str) -> str:

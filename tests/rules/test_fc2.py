@@ -953,6 +953,17 @@ def test_state_that_fits(wrap: Any):
     assert codes(model, optimizer) == codes(model, again) == []
 
 
+def test_names_that_a_part_gives_its_own():
+    model = nn.Sequential()
+    model.backbone = nn.Sequential()
+    model.backbone.fc = nn.Linear(8, 8)
+    model.fc = nn.Linear(8, 4)
+    named = [*model.backbone.named_parameters(), ("fc.weight", model.fc.weight)]
+    named += [("fc.bias", model.fc.bias)]
+    optimizer = trained(model, torch.optim.Adam(named))
+    assert codes(model, optimizer) == []
+
+
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop])
 def test_types_count_where_the_step_refuses_them(kind: Any):
     model = Net()
