@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from freezecheck.finding import Finding, Severity, Site
 from freezecheck.moves import DECAY, MOMENTUM, NOT_FINITE, STALE, predict
 from freezecheck.rule import Rule
-from freezecheck.snapshot import Param, Snapshot, count, summarise
+from freezecheck.snapshot import FOREIGN, Param, Snapshot, count, summarise
 from freezecheck.story import story
 from freezecheck.timeline import FLAG, Timeline
 
@@ -120,7 +120,7 @@ class FrozenParameterStillMoves(Rule):
         moving = [
             (param, movement.why)
             for param, movement in zip(now.params, predict(now))
-            if movement.moves and not param.trainable
+            if movement.moves and not param.trainable and param.model != FOREIGN
         ]
         for index in now.active:
             if not now.recorded and index in now.paused:
@@ -149,10 +149,7 @@ class FrozenParameterStillMoves(Rule):
             notes=story(past, names, [optimizer.label]),
             fix="set p.grad = None where you freeze, or leave them out of the optimizer",
             severity=Severity.ERROR if certain else Severity.WARNING,
-            subject=(
-                optimizer.label,
-                *dict.fromkeys(now.models[p.model].label for p in params if p.model >= 0),
-            ),
+            subject=(optimizer.label, *dict.fromkeys(now.models[p.model].label for p in params)),
         )
 
 

@@ -112,7 +112,7 @@ class StaleOptimizerState(Rule):
             resumed = _resumed(past, optimizer.label) if past.events else {}
             if resumed:
                 yield from self._resumed(now, past, index, resumed)
-            kept = [p for p in now.frozen_held if _moments(p, index) == "nonzero"]
+            kept = [p for p in now.frozen if _moments(p, index) == "nonzero"]
             if kept:
                 yield self._kept(now, past, index, kept)
 
@@ -121,11 +121,11 @@ class StaleOptimizerState(Rule):
     ) -> Iterator[Finding]:
         optimizer = now.optimizers[index]
         stale = []
-        for param in now.of_optimizer(index):
+        for param in now.trainable:
             name = now.path(param.model, param.name)
             # State that was dropped has seen the steps since then alone.
             kept = name in resumed and _steps(param, index) > resumed[name][1]
-            if kept and param.trainable and _moments(param, index):
+            if kept and _moments(param, index):
                 stale.append((name, param))
         if stale:
             names = [name for name, _ in stale]
@@ -187,4 +187,4 @@ def _steps(param: Param, optimizer: int) -> float:
 
 
 def _models(now: Snapshot, params: Sequence[Param]) -> dict[str, None]:
-    return dict.fromkeys(now.models[p.model].label for p in params if p.model >= 0)
+    return dict.fromkeys(now.models[p.model].label for p in params)

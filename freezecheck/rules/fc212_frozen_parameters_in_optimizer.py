@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from freezecheck.finding import Finding, Severity
 from freezecheck.rule import Rule
-from freezecheck.snapshot import Param, Snapshot, count, summarise
+from freezecheck.snapshot import FOREIGN, Param, Snapshot, count, summarise
 from freezecheck.story import story
 from freezecheck.timeline import Timeline
 
@@ -79,8 +79,9 @@ class FrozenParametersInOptimizer(Rule):
         for index in now.active:
             frozen = [p for p in now.frozen_held if any(h.optimizer == index for h in p.held)]
             groups = now.optimizers[index].groups
-            if 0 < len(frozen) < sum(g.tensors - g.duplicates for g in groups):
-                yield self._about(now, past, index, frozen)
+            owned = [p for p in frozen if p.model != FOREIGN]
+            if owned and len(frozen) < sum(g.tensors - g.duplicates for g in groups):
+                yield self._about(now, past, index, owned)
 
     def _about(self, now: Snapshot, past: Timeline, index: int, frozen: Sequence[Param]) -> Finding:
         optimizer = now.optimizers[index]
@@ -104,8 +105,5 @@ class FrozenParametersInOptimizer(Rule):
             notes=story(past, names, [optimizer.label]),
             fix="build the optimizer from the parameters that require grad, unless the others"
             " are to be unfrozen later",
-            subject=(
-                optimizer.label,
-                *dict.fromkeys(now.models[p.model].label for p in frozen if p.model >= 0),
-            ),
+            subject=(optimizer.label, *dict.fromkeys(now.models[p.model].label for p in frozen)),
         )

@@ -149,6 +149,30 @@ def test_second_optimizer_counts():
     assert codes(model, {"first": first}) == ["FC201"]
 
 
+@pytest.mark.parametrize(
+    ("change", "lost"),
+    [("unfreeze(model, 'layer1')", 8), ("model.reset_classifier(3)", 2)],
+    ids=["unfreeze", "reset_classifier"],
+)
+def test_timm_makes_new_parameters(change: str, lost: int):
+    """`freeze` turns BatchNorm parameters into buffers, `unfreeze` makes new ones."""
+    pytest.importorskip("timm")
+    (finding,) = recorded(
+        f"""
+import timm, torch
+from timm.utils import freeze, unfreeze
+model = timm.create_model("resnet18", num_classes=4)
+freeze(model, "layer1") if "unfreeze" in {change!r} else None
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+{change}
+model(torch.randn(4, 3, 32, 32)).sum().backward()
+optimizer.step()
+"""
+    )
+    assert finding.code == "FC201"
+    assert finding.message.startswith(f"{lost} trainable tensors")
+
+
 def test_lazy_probe_in_a_run_is_a_warning():
     """No line froze anything: the optimizer was given a part of the model."""
     (finding,) = recorded(
@@ -732,6 +756,14 @@ def test_frozen_and_held_from_the_start():
     backward(model)
     assert codes(model, optimizer) == ["FC212"]
     assert not any(n.startswith("body") for n in moved(model, optimizer))
+
+
+def test_what_no_model_has_any_more_is_not_told_of():
+    model = Net(classes=10)
+    model.head.requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model.head = nn.Linear(16, 3)
+    assert codes(model, optimizer) == ["FC201"]
 
 
 def test_an_optimizer_of_ones_own_may_decay():
