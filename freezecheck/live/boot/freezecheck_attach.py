@@ -32,7 +32,7 @@ def start() -> None:
     _enter()
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_enter)
-    sys.meta_path.insert(0, _Waiting({"torch": _torch, "torch._dynamo": _compiler}))
+    sys.meta_path.insert(0, _Waiting({"torch": _torch}))
     if "torch" in sys.modules:  # a .pth file was faster
         _torch()
 
@@ -134,15 +134,6 @@ def _torch() -> None:
         note("failed", f"{type(error).__name__}: {error}")
     else:
         note("recording")
-
-
-def _compiler() -> None:
-    """torch's compiler is there: let what it compiled run as written, so that hooks are heard."""
-    import torch
-
-    set_stance = getattr(torch.compiler, "set_stance", None)  # torch >= 2.6
-    if set_stance is not None:
-        set_stance("force_eager")
 
 
 def _load_package() -> None:
