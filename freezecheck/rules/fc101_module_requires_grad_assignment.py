@@ -118,7 +118,7 @@ class ModuleRequiresGradAssignment(Rule):
     code = "FC101"
     name = "module-requires-grad-assignment"
     severity = Severity.ERROR
-    explains = ("FC110", "FC114", "FC120", "FC201", "FC203", "FC212", "FC301")
+    explains = ("FC110", "FC114", "FC120", "FC203", "FC212", "FC301")
 
     def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
         if not now.strays:

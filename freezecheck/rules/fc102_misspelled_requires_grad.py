@@ -75,7 +75,7 @@ class MisspelledRequiresGrad(Rule):
     code = "FC102"
     name = "misspelled-requires-grad"
     severity = Severity.ERROR
-    explains = ("FC110", "FC114", "FC120", "FC201", "FC203", "FC212", "FC301")
+    explains = ("FC110", "FC114", "FC120", "FC203", "FC212", "FC301")
 
     def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
         if not now.strays:

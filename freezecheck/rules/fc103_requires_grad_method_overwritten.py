@@ -73,7 +73,7 @@ class RequiresGradMethodOverwritten(Rule):
     code = "FC103"
     name = "requires-grad-method-overwritten"
     severity = Severity.ERROR
-    explains = ("FC110", "FC114", "FC120", "FC201", "FC203", "FC212", "FC301")
+    explains = ("FC110", "FC114", "FC120", "FC203", "FC212", "FC301")
 
     def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
         if not now.strays:

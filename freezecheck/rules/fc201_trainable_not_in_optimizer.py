@@ -6,6 +6,7 @@ from freezecheck.finding import Finding, Note, Severity
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Param, Snapshot, count, summarise
 from freezecheck.story import changed_since, story
+from freezecheck.stray import claims
 from freezecheck.timeline import Timeline
 
 
@@ -114,6 +115,8 @@ class TrainableNotInOptimizer(Rule):
     received a gradient count, so copies and linear probes under `no_grad` are left alone.
     An optimizer that never steps, while one that was built later steps some of its
     tensors, holds nothing.
+    Parameters that were meant to be frozen, by a flag that is none, are left to FC101 to
+    FC103.
 
     It is a warning, not an error, where leaving them out may be meant: before the first
     gradient, where the head alone is in the optimizer and nothing is frozen (a linear
@@ -141,8 +144,9 @@ class TrainableNotInOptimizer(Rule):
     def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
         if not now.optimizers or not now.lost:
             return
+        unfrozen = _meant_frozen(now, past)
         for index in range(len(now.models)):
-            lost = [p for p in now.lost if p.model == index]
+            lost = [p for p in now.lost if p.model == index and id(p) not in unfrozen]
             if not now.after_backward:
                 lost = _without_twins(lost, now)
             severity = self._severity(now, past, index, lost) if lost else None
@@ -219,6 +223,12 @@ class TrainableNotInOptimizer(Rule):
             severity=severity,
             subject=(model.label, *(now.optimizers[i].label for i in now.active)),
         )
+
+
+def _meant_frozen(now: Snapshot, past: Timeline) -> set[int]:
+    """Ids of parameters that a flag which is none claims to be frozen: FC101 to FC103 say so."""
+    found = claims(now, past, lambda stray: stray.believed is False)
+    return {id(p) for claim in found for p in claim.against}
 
 
 def _form(param: Param) -> tuple[object, ...]:
