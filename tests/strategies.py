@@ -602,10 +602,13 @@ class Setup:
         """The round's gradients: the same ones whenever it is called on the same values,
         each scaled to about 1, so that no update drowns in rounding."""
         torch.manual_seed(this.seed)
-        if this.zero != "keep":
-            none = this.zero == "none"
-            for owner in [self.net] if this.by == "model" else self.optimizers:
-                owner.zero_grad(set_to_none=none)
+        closes = any(isinstance(o, torch.optim.LBFGS) for o in self.optimizers)
+        if this.zero != "keep" or closes:
+            owners = [self.net] if this.by == "model" else self.optimizers
+            if closes or this.closure:  # a closure clears everything, to arrive at the same
+                owners = [self.net, *self.optimizers]
+            for owner in owners:
+                owner.zero_grad(set_to_none=this.zero == "none")
         inputs = self.net.inputs()
         loss = torch.zeros(())
         if this.backward:
