@@ -662,7 +662,15 @@ except KeyboardInterrupt:
 
 def parent(command: list[str]) -> subprocess.Popen[str]:
     code = [sys.executable, "-c", PARENT, "-"]
-    return subprocess.Popen([*code, *command], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [*code, *command], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True, preexec_fn=heed
+    )
+
+
+def heed() -> None:
+    """Take signals as from a terminal: `nohup` and a shell's `&` make children ignore some."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def wait_for(process: subprocess.Popen[str], phase: str) -> None:
