@@ -185,3 +185,31 @@ def test_healthy_torchvision_scripts_are_silent(name, tmp_path):
 def test_every_head_attribute_is_silent(model, finetune, tmp_path):
     pytest.importorskip("torchvision")
     silent(TORCHVISION / "by_architecture.py", "--model", model, *finetune, cwd=tmp_path)
+
+
+# One line of a healthy script changed, and what must then be found: silence means something.
+SLIPS = [
+    ("resnet18_last_stage", "        hold_frozen_batchnorm(model)\n", "", "FC401"),
+    ("resnet34_layerwise", 'max_lr=[group["lr"] for group in groups]', "max_lr=1e-2", "FC307"),
+    ("vit_b_16_warmup", "parameter_groups(model, 1e-5,", "parameter_groups(model, 1e-3,", "FC301"),
+    ("vgg11_classifier", "model.classifier[6] = nn", "model.fc = nn", "FC121"),
+    ("vgg11_classifier", "param.requires_grad =", "param.require_grad =", "FC102"),
+    ("densenet121_one_small_rate", "lr=0.001", "lr=0.1", "FC301"),
+    ("convnext_tiny_added_group", "optimizer.add_param_group(", "print(", "FC201"),
+    ("regnet_own_train_method", "            module.eval()\n", "            pass\n", "FC401"),
+    ("mobilenet_v3_linear_probe", "model.eval()", "model.train()", "FC401"),
+    ("distillation", "AdamW(student.parameters()", "AdamW(average.parameters()", "FC202"),
+    ("by_architecture", "model.train(args.finetune)", "model.train()", "FC401"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "right", "wrong", "code"), SLIPS)
+def test_a_slip_in_a_healthy_script_is_found(name, right, wrong, code, tmp_path):
+    pytest.importorskip("torchvision")
+    text = (TORCHVISION / f"{name}.py").read_text(encoding="utf-8")
+    assert text.count(right) == 1
+    (tmp_path / "common.py").write_text((TORCHVISION / "common.py").read_text(encoding="utf-8"))
+    (tmp_path / "train.py").write_text(text.replace(right, wrong))
+    findings = inspect(tmp_path / "train.py", cwd=tmp_path)["findings"]
+    assert [finding["code"] for finding in findings] == [code]
