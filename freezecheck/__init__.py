@@ -1,7 +1,7 @@
 """freezecheck: a linter for PyTorch fine-tuning.
 
-The names below are imported when first used, so that `freezecheck lint` never
-pays for what it does not need.
+The names below are imported when first used, so that a command never pays for
+what it does not need.
 """
 
 from __future__ import annotations
