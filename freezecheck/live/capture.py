@@ -100,16 +100,7 @@ def _parameters(now: Snapshot, known: dict[int, Param], model: int, node: Node, 
             node.params.append(first)
             node.numel += first.numel
             continue
-        param = Param(
-            path,
-            tensor.shape,
-            tensor.numel(),
-            values.names[tensor.dtype],
-            values.names[tensor.device],
-            seen.trainable(tensor),
-            model,
-        )
-        param.grad = seen.grad(tensor)
+        param = seen.param(path, tensor, model)
         known[id(tensor)] = param
         node.params.append(param)
         node.numel += param.numel

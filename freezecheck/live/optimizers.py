@@ -160,7 +160,7 @@ def _group(
         param = known.get(id(tensor))
         if param is None:
             name = f"{record.label}.param_groups[{number}]['params'][{position}]"
-            param = known[id(tensor)] = _foreign(name, tensor, seen)
+            param = known[id(tensor)] = seen.param(name, tensor, FOREIGN)
             now.params.append(param)
         if id(tensor) in inside:
             result.duplicates += 1
@@ -181,20 +181,6 @@ def _group(
         owners = (known[id(tensor)] for tensor in tensors)
         result.paths = tuple("" if p.model == FOREIGN else p.name for p in owners)
     return result
-
-
-def _foreign(name: str, tensor: Any, seen: Seen) -> Param:
-    param = Param(
-        name,
-        tensor.shape,
-        tensor.numel(),
-        values.names[tensor.dtype],
-        values.names[tensor.device],
-        seen.trainable(tensor),
-        FOREIGN,
-    )
-    param.grad = seen.grad(tensor)
-    return param
 
 
 def _held(
@@ -250,7 +236,9 @@ def _mismatch(tensor: Any, state: dict[str, Any], family: str) -> str | None:
         if kept.device != tensor.device:
             return f"{key} is on {kept.device}, the parameter on {tensor.device}"
         if kept.dtype != tensor.dtype and family in _ONE_TYPE:
-            return f"{key} is {values.names[kept.dtype]}, the parameter {values.names[tensor.dtype]}"
+            return (
+                f"{key} is {values.names[kept.dtype]}, the parameter {values.names[tensor.dtype]}"
+            )
     return None
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from freezecheck.live import values
+from freezecheck.snapshot import Param
 
 
 @dataclass(slots=True)
@@ -21,6 +22,19 @@ class Seen:
     grads: Mapping[int, str] | None
     modes: Mapping[int, bool]
     flags: Mapping[int, bool]
+
+    def param(self, name: str, tensor: Any, model: int) -> Param:
+        """The record of a parameter; its stage and its places in optimizers come later."""
+        return Param(
+            name,
+            tensor.shape,
+            tensor.numel(),
+            values.names[tensor.dtype],
+            values.names[tensor.device],
+            self.trainable(tensor),
+            model,
+            grad=self.grad(tensor),
+        )
 
     def grad(self, tensor: Any) -> str | None:
         """The kind of a tensor's gradient; see `snapshot.Param.grad`."""
