@@ -307,7 +307,9 @@ def _decays(name: str, chosen: dict[str, Any]) -> st.SearchStrategy[float]:
 
 
 @st.composite
-def optimizer_plans(draw: Any, names: tuple[str, ...] = (*BUILTIN, "Own")) -> OptimizerPlan:
+def optimizer_plans(
+    draw: Any, names: tuple[str, ...] = (*BUILTIN, "SGD", "SGD", "Own")
+) -> OptimizerPlan:
     name = draw(st.sampled_from(names))
     chosen = draw(options(name))
     second = {key: value for key, value in draw(options(name)).items() if key in _PER_GROUP}
