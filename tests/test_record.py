@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import textwrap
+import weakref
 
 import pytest
 import torch
@@ -220,3 +222,23 @@ def test_training_is_the_same_bit_for_bit():
     finally:
         recorder.uninstall()
     assert all(torch.equal(a, b) for a, b in zip(plain, watched))
+
+
+def test_what_the_script_drops_is_gone_at_once():
+    """A report in between keeps no replaced head alive: it would pass for a model of the run."""
+    recorder = Recorder(lambda _: None)
+    recorder.install()
+    gc.collect()
+    gc.disable()
+    try:
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        optimizer = torch.optim.SGD(model[2].parameters(), lr=0.1)
+        recorder.snapshot()
+        recorder.timeline()
+        old = weakref.ref(model[2])
+        model[2] = nn.Linear(8, 3)
+        assert old() is None
+        assert optimizer is not None
+    finally:
+        gc.enable()
+        recorder.uninstall()

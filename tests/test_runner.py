@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,8 +34,8 @@ pytestmark = pytest.mark.skipif(
 def traces(tmp_path, monkeypatch):
     """Nothing of a command may outlive it: no process, no file of ours, no shared memory."""
     mark = uuid.uuid4().hex
-    places = tmp_path / "temporary"
-    places.mkdir()
+    # Not below tmp_path: worker processes put sockets there, whose paths are at most 107 bytes.
+    places = Path(tempfile.mkdtemp(prefix="places-"))
     monkeypatch.setenv("FREEZECHECK_TEST", mark)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("WANDB_MODE", "disabled")  # the one difference that is wanted
@@ -45,6 +46,7 @@ def traces(tmp_path, monkeypatch):
     assert alive(mark) == []
     assert [p.name for p in places.iterdir() if p.name.startswith("freezecheck")] == []
     assert orphaned_shared_memory() == []
+    shutil.rmtree(places)
 
 
 def alive(mark: str) -> list[str]:

@@ -17,7 +17,7 @@ from freezecheck.finding import Site
 from freezecheck.live import roots
 from freezecheck.live.capture import capture
 from freezecheck.live.oddities import contained
-from freezecheck.live.tree import unwrap, walk
+from freezecheck.live.tree import paths
 from freezecheck.snapshot import Param, Snapshot
 from freezecheck.timeline import FACT, GROUP, MODE, OPTIMIZER, PATTERN, SCHEDULER, Event, Timeline
 
@@ -54,7 +54,7 @@ def capture_run(
     for labels in (named_optimizers, named_schedulers):
         recorder.labels.update((id(item), label) for label, item in labels.items())
     _place(now, recorder.marks, optimizers, schedulers)
-    trees = [{node.path: node.module for node in walk(unwrap(m)[0])} for m in models.values()]
+    trees = [paths(model) for model in models.values()]
     _place_modes(now, recorder, trees)
     _place_calls(now, recorder, trees)
     return now
@@ -168,14 +168,13 @@ class Names:
         self.params: dict[int, str] = {}
         several = len(models) > 1
         for label, root in models.items():
-            inner, _ = unwrap(root)
             self.modules[id(root)] = (label, "")
-            for node in walk(inner):
-                self.modules.setdefault(id(node.module), (label, node.path))
-                prefix = f"{label}." if several else ""
-                for name, param in node.module._parameters.items():
+            for path, module in paths(root).items():
+                self.modules.setdefault(id(module), (label, path))
+                owner = ".".join(part for part in (label if several else "", path) if part)
+                for name, param in module._parameters.items():
                     if param is not None:
-                        self.params.setdefault(id(param), prefix + node.join(name))
+                        self.params.setdefault(id(param), f"{owner}.{name}".lstrip("."))
         self._several = several
         self.others = recorder.labels
 

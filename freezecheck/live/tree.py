@@ -103,3 +103,10 @@ def release(nodes: list[Node]) -> None:
     garbage collector comes by, and with it the memory of a GPU."""
     for node in nodes:
         node.children = []
+
+
+def paths(model: Any) -> dict[str, Any]:
+    """Every module of a model, wrapped or not, by its path."""
+    nodes = walk(unwrap(model)[0])
+    release(nodes)
+    return {node.path: node.module for node in nodes}
