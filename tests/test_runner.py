@@ -329,7 +329,7 @@ def test_no_line_of_a_shell_script_runs_after_the_step(tmp_path):
     )
     assert run(*command).outcome == "inspected"
     time.sleep(0.3)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "run.sh", "temporary"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out", "run.sh"]
     assert [p.name for p in out.iterdir()] == ["thread"]
 
 
