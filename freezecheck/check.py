@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
-from freezecheck.finding import Finding
+from freezecheck.finding import Finding, Site
+from freezecheck.program import World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot
 from freezecheck.timeline import Timeline
@@ -31,6 +33,32 @@ def check(
         for snapshot in snapshots:
             found.extend(rule.in_snapshot(snapshot, past))
     return sorted(_unique(_without_consequences(found, rules)), key=_order)
+
+
+def check_source(rules: Sequence[Rule], worlds: Sequence[World]) -> list[Finding]:
+    """What the rules find in a text, given the ways through it; sorted as by `check`.
+
+    A finding is certain if no world goes through every place of its story without it.
+    """
+    found: list[dict[tuple[object, ...], Finding]] = []
+    for world in worlds:
+        here = [finding for rule in rules for finding in rule.in_source(world)]
+        here = _without_consequences(here, rules)
+        found.append({(f.code, f.site, f.symbol): f for f in reversed(here)})
+    reached = [{event.site for event in world.events} for world in worlds]
+    every: dict[tuple[object, ...], Finding] = {}
+    for index, findings in enumerate(found):
+        for key, finding in findings.items():
+            if key in every and every[key].certain:
+                continue
+            story = _story(finding) & reached[index]
+            avoided = any(story <= there and key not in other for there, other in zip(reached, found))
+            every[key] = replace(finding, certain=not avoided)
+    return sorted(every.values(), key=_order)
+
+
+def _story(finding: Finding) -> set[Site | None]:
+    return {finding.site, *(note.site for note in finding.notes)} - {None}
 
 
 def merge(parts: Iterable[Iterable[Finding]]) -> list[Finding]:

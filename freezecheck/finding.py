@@ -81,7 +81,9 @@ class Finding:
     `symbol` is the thing in the model or optimizer that it is about, such as
     `layer4.0.bn1` or `optimizer.param_groups[1]`; `subject` the labels of the
     models, optimizers and schedulers that it concerns (one rule may explain
-    another's finding where they share one, see `Rule.explains`).
+    another's finding where they share one, see `Rule.explains`). `certain` is False
+    where a text shows it on a particular branch only, and some other branch taken on
+    the way would avoid it.
     """
 
     code: str
@@ -93,6 +95,7 @@ class Finding:
     notes: tuple[Note, ...] = ()
     fix: Fix | None = None
     subject: tuple[str, ...] = field(default=(), compare=False)
+    certain: bool = field(default=True, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form that every reporter shares; absent places are null."""
@@ -117,6 +120,7 @@ class Finding:
                 for note in self.notes
             ],
             "fix": _fix_to_dict(self.fix) if self.fix else None,
+            "certain": self.certain,
         }
 
     @classmethod
@@ -140,6 +144,7 @@ class Finding:
             symbol=data["symbol"],
             notes=notes,
             fix=_fix_from_dict(data["fix"]) if data["fix"] else None,
+            certain=data["certain"],
         )
 
 

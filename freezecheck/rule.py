@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from freezecheck.finding import Finding, Fix, Note, Severity, Site
+from freezecheck.program import World
 from freezecheck.snapshot import Snapshot
 from freezecheck.timeline import Timeline
 
@@ -88,6 +89,14 @@ class Rule:
         to be so (empty where nothing was recorded)."""
         return ()
 
+    def in_source(self, world: World) -> Iterable[Finding]:
+        """Findings about one way through a program's text.
+
+        A finding's site and the sites of its notes are its story: it is taken for
+        certain where it is found in every world in which all of them are reached.
+        """
+        return ()
+
     def finding(
         self,
         message: str,
@@ -134,8 +143,9 @@ class Rule:
 
     @classmethod
     def halves(cls) -> str:
-        """Which halves can find it: `L` (snapshot), `R` (recorded run)."""
-        found = "L" if cls.in_snapshot is not Rule.in_snapshot else ""
+        """Which halves can find it: `S` (source), `L` (snapshot), `R` (recorded run)."""
+        found = "S" if cls.in_source is not Rule.in_source else ""
+        found += "L" if cls.in_snapshot is not Rule.in_snapshot else ""
         return found + ("R" if cls.in_timeline is not Rule.in_timeline else "")
 
     @classmethod

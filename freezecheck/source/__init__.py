@@ -1,0 +1,1 @@
+"""The source half: what a text would do, found out without running it."""
