@@ -55,10 +55,90 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"freezecheck {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    _lint_parser(commands)
     _inspect_parser(commands)
     _rules_parser(commands)
     _explain_parser(commands)
     return parser
+
+
+def _lint_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "lint",
+        help="say what is wrong with training scripts and notebooks, without running them",
+        usage="freezecheck lint [OPTIONS] [PATHS...]",
+        description="Reads Python files and notebooks, runs and imports none of them.",
+        epilog="examples:\n"
+        "  freezecheck lint\n"
+        "  freezecheck lint --select FC2,FC4 train.py notebooks/\n"
+        "  freezecheck lint --fix src\n"
+        "  freezecheck lint --output-format sarif > freezecheck.sarif",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        default=["."],
+        metavar="PATHS",
+        help="files and folders (default: this folder), or - for standard input",
+    )
+    _rule_options(parser)
+    parser.add_argument(
+        "--output-format",
+        choices=("text", "concise", "json", "sarif", "github"),
+        default="text",
+        metavar="FORMAT",
+        help="text, concise, json, sarif or github",
+    )
+    parser.add_argument("--fix", action="store_true", help="apply the fixes that are safe")
+    parser.add_argument(
+        "--unsafe-fixes", action="store_true", help="with --fix or --diff: all fixes"
+    )
+    parser.add_argument(
+        "--diff", action="store_true", help="show what --fix would do; write nothing"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="also findings that need a particular branch"
+    )
+    parser.add_argument("--statistics", action="store_true", help="how often each rule was found")
+    parser.add_argument("--exit-zero", action="store_true", help="exit with 0 despite findings")
+    parser.add_argument(
+        "--force-exclude",
+        action="store_true",
+        help="leave out what the configuration excludes even where it is named in PATHS",
+    )
+    parser.add_argument(
+        "--jobs", type=_number, metavar="N", help="processes (default: as many as pay)"
+    )
+    parser.add_argument(
+        "--stdin-filename", metavar="NAME", help="what the text from standard input is called"
+    )
+    _fail_on(parser)
+    _output_options(parser)
+
+
+def _rule_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--select",
+        action="append",
+        metavar="RULES",
+        help="only these rules, by code, prefix or name, separated by commas (FC201,FC4)",
+    )
+    parser.add_argument("--ignore", action="append", metavar="RULES", help="all but these rules")
+
+
+def _fail_on(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--fail-on",
+        choices=("error", "warning", "info", "never"),
+        help="lowest severity that makes the exit code 1 (default warning)",
+    )
+
+
+def _output_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-color", action="store_true", help="no colour (NO_COLOR works too)")
+    parser.add_argument("-q", "--quiet", action="store_true", help="print the findings alone")
 
 
 def _inspect_parser(commands: Any) -> None:
@@ -79,13 +159,7 @@ def _inspect_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--select",
-        action="append",
-        metavar="RULES",
-        help="only these rules, by code, prefix or name, separated by commas (FC201,FC4)",
-    )
-    parser.add_argument("--ignore", action="append", metavar="RULES", help="all but these rules")
+    _rule_options(parser)
     parser.add_argument(
         "--timeout",
         type=_seconds,
@@ -96,14 +170,8 @@ def _inspect_parser(commands: Any) -> None:
         "--show-output", action="store_true", help="let the script write to standard error"
     )
     parser.add_argument("--output-format", choices=("text", "json"), default="text")
-    parser.add_argument(
-        "--fail-on",
-        choices=("error", "warning", "info", "never"),
-        default="warning",
-        help="lowest severity that makes the exit code 1 (default warning)",
-    )
-    parser.add_argument("--no-color", action="store_true", help="no colour (NO_COLOR works too)")
-    parser.add_argument("-q", "--quiet", action="store_true", help="print the findings alone")
+    _fail_on(parser)
+    _output_options(parser)
 
 
 def _rules_parser(commands: Any) -> None:
@@ -128,6 +196,13 @@ def _seconds(text: str) -> float:
         if 0 < float(text) < float("inf"):
             return float(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+
+
+def _number(text: str) -> int:
+    with contextlib.suppress(ValueError):
+        if int(text) > 0:
+            return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable
 from functools import cache
@@ -11,6 +10,9 @@ from freezecheck.rule import Rule
 
 # Module names under freezecheck/rules, in the order of their codes.
 MODULES = (
+    "fc001_unused_suppression",
+    "fc002_unknown_code_in_suppression",
+    "fc003_could_not_read",
     "fc101_module_requires_grad_assignment",
     "fc102_misspelled_requires_grad",
     "fc103_requires_grad_method_overwritten",
@@ -87,9 +89,9 @@ def select(
     ValueError for a selector that chooses no rule, with the nearest that does.
     """
     rules = load()
-    chosen = rules if select is None else tuple(r for r in rules if _matches(r, _known(select)))
-    dropped = _known(ignore or ())
-    return tuple(r for r in chosen if not _matches(r, dropped))
+    chosen = rules if select is None else tuple(r for r in rules if matches(r, known(select)))
+    dropped = known(ignore or ())
+    return tuple(r for r in chosen if not matches(r, dropped))
 
 
 def find(selector: str) -> Rule:
@@ -100,15 +102,17 @@ def find(selector: str) -> Rule:
     raise ValueError(_unknown(selector))
 
 
-def _known(selectors: Iterable[str]) -> tuple[str, ...]:
+def known(selectors: Iterable[str]) -> tuple[str, ...]:
+    """The selectors; ValueError for one that chooses no rule."""
     selectors = (selectors,) if isinstance(selectors, str) else tuple(selectors)
     for selector in selectors:
-        if not any(_matches(rule, (selector,)) for rule in load()):
+        if not any(matches(rule, (selector,)) for rule in load()):
             raise ValueError(_unknown(selector))
     return selectors
 
 
-def _matches(rule: Rule, selectors: tuple[str, ...]) -> bool:
+def matches(rule: Rule, selectors: Iterable[str]) -> bool:
+    """Whether one of the selectors chooses a rule."""
     return any(
         rule.name == s.lower() or (s.upper().startswith("FC") and rule.code.startswith(s.upper()))
         for s in selectors
@@ -116,15 +120,21 @@ def _matches(rule: Rule, selectors: tuple[str, ...]) -> bool:
 
 
 def _unknown(selector: str) -> str:
-    words = [word for rule in load() for word in (rule.code, rule.name)]
-    nearest = max(words, key=lambda word: _closeness(selector, word), default="")
-    near = nearest and _closeness(selector, nearest)[0] >= 0.6
-    hint = f"; did you mean {nearest}?" if near else "; `freezecheck rules` lists them"
+    near = nearest(selector, [word for rule in load() for word in (rule.code, rule.name)])
+    hint = f"; did you mean {near}?" if near else "; `freezecheck rules` lists them"
     return f"unknown rule {selector!r}{hint}"
+
+
+def nearest(given: str, words: Iterable[str]) -> str:
+    """The word that is most like a misspelt one; "" if none is."""
+    word = max(words, key=lambda word: _closeness(given, word), default="")
+    return word if word and _closeness(given, word)[0] >= 0.6 else ""
 
 
 def _closeness(given: str, word: str) -> tuple[float, int]:
     """How alike two words are; of equals, how far they begin alike (FC20l: FC201, not FC210)."""
+    import difflib  # slow to import, and only mistakes need it
+
     matcher = difflib.SequenceMatcher(None, given.lower(), word.lower())
     first = matcher.find_longest_match()
     return matcher.ratio(), first.size if first.a == first.b == 0 else 0

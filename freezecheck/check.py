@@ -52,9 +52,16 @@ def check_source(rules: Sequence[Rule], worlds: Sequence[World]) -> list[Finding
             if key in every and every[key].certain:
                 continue
             story = _story(finding) & reached[index]
-            avoided = any(story <= there and key not in other for there, other in zip(reached, found))
+            avoided = any(
+                story <= there and key not in other for there, other in zip(reached, found)
+            )
             every[key] = replace(finding, certain=not avoided)
     return sorted(every.values(), key=_order)
+
+
+def ordered(findings: Iterable[Finding]) -> list[Finding]:
+    """Most severe first, then by place."""
+    return sorted(findings, key=_order)
 
 
 def _story(finding: Finding) -> set[Site | None]:

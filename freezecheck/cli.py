@@ -19,6 +19,9 @@ from freezecheck.arguments import BadInput, Target, parse
 from freezecheck.report.streams import Stream
 
 if TYPE_CHECKING:
+    from freezecheck.finding import Finding
+    from freezecheck.lint import Settings
+    from freezecheck.report.linted import Linted
     from freezecheck.report.result import Report
     from freezecheck.rule import Rule
 
@@ -34,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return COULD_NOT
         if args.command == "inspect":
             return _inspect(args, target)
+        if args.command == "lint":
+            return _lint(args)
         return _rules(args) if args.command == "rules" else _explain(args)
     except BadInput as problem:
         Stream(sys.stderr).write(f"freezecheck: {problem}\n")
@@ -41,6 +46,95 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         Stream(sys.stderr).write("freezecheck: interrupted\n")
         return INTERRUPTED
+
+
+def _lint(args: argparse.Namespace) -> int:
+    from freezecheck import lint
+    from freezecheck.config import closest
+    from freezecheck.finding import Severity
+    from freezecheck.report.findings import show
+
+    settings = lint.Settings(_list(args.select), _list(args.ignore), strict=args.strict)
+    files = _files(args, settings)
+    out, err = _streams(args)
+    changed = 0
+    if args.fix or args.diff:
+        linted, changed = _mend(args, files, settings, out, err)
+    else:
+        linted = lint.lint(files, settings, jobs=args.jobs)
+    if args.diff:
+        return FINDINGS if changed and not args.exit_zero else CLEAN
+    if args.fix and args.paths == ["-"]:
+        out, err = err, out  # the text itself went to standard output
+    show(linted, args.output_format, out, quiet=args.quiet, statistics=args.statistics)
+
+    def fails(finding: Finding) -> bool:
+        level = args.fail_on or closest(finding.site.path if finding.site else ".").fail_on
+        return level != "never" and finding.severity >= Severity.parse(level)
+
+    return FINDINGS if any(map(fails, linted.findings)) and not args.exit_zero else CLEAN
+
+
+def _files(args: argparse.Namespace, settings: Settings) -> list[str]:
+    """The files to lint. Standard input is one, under the name that it was given."""
+    from freezecheck.config import closest
+    from freezecheck.source import files
+
+    def excluded(path: str) -> bool:
+        return closest(path).excludes(path)
+
+    if "-" in args.paths:
+        if args.paths != ["-"]:
+            raise BadInput("- (standard input) goes with no other path")
+        name = args.stdin_filename or "<stdin>"
+        settings.texts[name] = sys.stdin.buffer.read()
+        return [] if args.force_exclude and excluded(name) else [name]
+    if args.stdin_filename:
+        raise BadInput("--stdin-filename goes with - (standard input)")
+    try:
+        found = files.find(args.paths, excluded=excluded, force=args.force_exclude)
+    except files.NotThere as problem:
+        raise BadInput(str(problem)) from None
+    for path in found:
+        closest(path)  # says now what is wrong with a configuration
+    return found
+
+
+def _streams(args: argparse.Namespace) -> tuple[Stream, Stream]:
+    return (
+        Stream(sys.stdout, color=not args.no_color),
+        Stream(sys.stderr, color=not args.no_color),
+    )
+
+
+def _mend(
+    args: argparse.Namespace, files: list[str], settings: Settings, out: Stream, err: Stream
+) -> tuple[Linted, int]:
+    """Fix, or show what fixing would do; what is left, and the number of changed files."""
+    from freezecheck.mend import mend
+    from freezecheck.snapshot import count
+
+    mended = mend(files, settings, unsafe=args.unsafe_fixes, jobs=args.jobs)
+    if args.diff:
+        out.write(mended.diff())
+    elif args.paths == ["-"]:
+        for path in files or settings.texts:
+            sys.stdout.buffer.write(settings.texts[path])
+        sys.stdout.flush()
+    else:
+        try:
+            mended.write()
+        except OSError as problem:
+            raise BadInput(f"{problem.filename}: {problem.strerror}") from None
+    if not args.quiet:
+        would = "would be " if args.diff else ""
+        if mended.applied:
+            err.write(f"freezecheck: {count(mended.applied, 'fix')} {would}applied\n")
+        if mended.left:
+            err.write(
+                f"freezecheck: {count(mended.left, 'fix')} left, since not safe (--unsafe-fixes)\n"
+            )
+    return mended.linted, len(mended.new)
 
 
 def _inspect(args: argparse.Namespace, target: Target | None) -> int:
@@ -61,8 +155,9 @@ def _inspect(args: argparse.Namespace, target: Target | None) -> int:
     _print_report(args, report)
     if run.outcome != "inspected":
         return COULD_NOT
-    level = None if args.fail_on == "never" else Severity.parse(args.fail_on)
-    return FINDINGS if level and report.at_least(level) else CLEAN
+    level = args.fail_on or "warning"
+    failed = level != "never" and report.at_least(Severity.parse(level))
+    return FINDINGS if failed else CLEAN
 
 
 def _selected(args: argparse.Namespace) -> tuple[Rule, ...]:

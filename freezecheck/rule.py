@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from freezecheck.finding import Finding, Fix, Note, Severity, Site
 from freezecheck.program import World
 from freezecheck.snapshot import Snapshot
+from freezecheck.text import Text
 from freezecheck.timeline import Timeline
 
 SECTIONS = (
@@ -97,6 +98,10 @@ class Rule:
         """
         return ()
 
+    def in_text(self, text: Text) -> Iterable[Finding]:
+        """Findings about a file itself: its comments, and whether it can be read."""
+        return ()
+
     def finding(
         self,
         message: str,
@@ -144,7 +149,8 @@ class Rule:
     @classmethod
     def halves(cls) -> str:
         """Which halves can find it: `S` (source), `L` (snapshot), `R` (recorded run)."""
-        found = "S" if cls.in_source is not Rule.in_source else ""
+        source = (cls.in_source, cls.in_text) != (Rule.in_source, Rule.in_text)
+        found = "S" if source else ""
         found += "L" if cls.in_snapshot is not Rule.in_snapshot else ""
         return found + ("R" if cls.in_timeline is not Rule.in_timeline else "")
 

@@ -1,0 +1,169 @@
+"""Comments that suppress findings: `# freezecheck: ignore[FC201]`, `# noqa: FC201`.
+
+`ignore` without codes means all rules; `ignore-file` the whole file. A comment holds for
+the statement that it is in, however many lines that has.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Callable, Iterable, Iterator
+
+from freezecheck.finding import Finding, Site
+from freezecheck.source.read import Source
+from freezecheck.text import Comment
+
+_OURS = re.compile(
+    r"#\s*freezecheck\s*:\s*ignore(?P<file>-file)?\s*(?:\[(?P<codes>[^\]]*)\])?(?![\w-])", re.I
+)
+_NOQA = re.compile(r"#\s*noqa\b(?:\s*:\s*(?P<codes>[A-Z]+\d+(?:[,\s]+[A-Z]+\d+)*))?", re.I)
+_WORDS = re.compile(r"freezecheck\s*:|noqa", re.I)
+_CODE = re.compile(r"FC\d+", re.I)
+
+# Rules about these comments themselves: one that names such a rule speaks for itself.
+ABOUT_COMMENTS = {"FC001", "FC002"}
+
+
+def comments(source: Source) -> list[Comment]:
+    """The comments of a file that suppress something, in order. Strings are not comments."""
+    if source.tree is None or not _WORDS.search(source.text):
+        return []
+    statements: dict[int, range] | None = None
+    found: list[Comment] = []
+    for text, site in _comment_tokens(source):
+        for comment in _read(text, site):
+            if statements is None:
+                statements = _statements(source.tree)
+            comment.lines = statements.get(site.line, range(site.line, site.line + 1))
+            found.append(comment)
+    return found
+
+
+def _comment_tokens(source: Source) -> Iterator[tuple[str, Site]]:
+    tokens = tokenize.generate_tokens(io.StringIO(source.text).readline)
+    try:
+        for kind, text, (line, column), (_, end), _ in tokens:
+            if kind == tokenize.COMMENT and _WORDS.search(text):
+                yield text, Site(source.path, line, column + 1, line, end + 1)
+    except (tokenize.TokenError, SyntaxError):
+        return  # a cell of a notebook that is no Python
+
+
+def _read(text: str, site: Site) -> Iterator[Comment]:
+    for match in _OURS.finditer(text):
+        words = re.split(r"[,\s]+", match["codes"] or "")
+        codes = tuple(dict.fromkeys(filter(None, words)))
+        if codes or match["codes"] is None:
+            yield Comment(_part(site, match), codes, whole_file=bool(match["file"]))
+    for match in _NOQA.finditer(text):
+        codes = tuple(_CODE.findall(match["codes"] or ""))
+        if codes or match["codes"] is None:
+            yield Comment(_part(site, match), codes, foreign=True)
+
+
+def _part(site: Site, match: re.Match[str]) -> Site:
+    start = site.column + match.start()
+    return Site(site.path, site.line, start, site.line, site.column + match.end())
+
+
+def _statements(tree: ast.Module) -> dict[int, range]:
+    """The lines of the statement that each line is in; of a block's head, the head's."""
+    found: dict[int, range] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.stmt, ast.ExceptHandler, ast.match_case)):
+            first = getattr(node, "lineno", 0)
+            last = getattr(node, "end_lineno", None) or first
+            inside = getattr(node, "body", None)
+            if isinstance(inside, list) and inside:
+                last = max(inside[0].lineno - 1, first)
+            for decorator in getattr(node, "decorator_list", ()):
+                first = min(first, decorator.lineno)
+            if last > first:
+                span = range(first, last + 1)
+                found.update(dict.fromkeys(span, span))
+    return found
+
+
+class Looked:
+    """What was looked for: `names` are the codes of all rules by the rules' names,
+    `able` the codes that linting can find, `asked(path)` those that were looked for there."""
+
+    __slots__ = ("able", "asked", "names")
+
+    def __init__(
+        self, names: dict[str, str], able: set[str], asked: Callable[[str], set[str]]
+    ) -> None:
+        self.names = names
+        self.able = able
+        self.asked = asked
+
+    def code(self, word: str) -> str:
+        """What a comment says, as the beginning of codes."""
+        return self.names.get(word.lower(), word.upper())
+
+    def meant(self, word: str) -> set[str]:
+        """The codes that a word of a comment stands for; "" for all."""
+        return {code for code in self.names.values() if code.startswith(self.code(word))}
+
+
+def apply(
+    findings: Iterable[Finding], comments: dict[str, list[Comment]], looked: Looked
+) -> list[Finding]:
+    """The findings that no comment suppresses.
+
+    The comments then know which of their codes were good for nothing.
+    """
+    used: set[tuple[int, str]] = set()
+    kept = [f for f in findings if not _suppressed(f, comments, looked, used)]
+    for path, those in comments.items():
+        asked = looked.asked(path)
+        for comment in those:
+            _take_stock(comment, asked, looked, used)
+    return kept
+
+
+def _suppressed(
+    finding: Finding,
+    comments: dict[str, list[Comment]],
+    looked: Looked,
+    used: set[tuple[int, str]],
+) -> bool:
+    """Whether a comment suppresses it; every one that does counts as used."""
+    site = finding.site
+    hit = False
+    for comment in comments.get(site.path, ()) if site else ():
+        if comment.whole_file or (site and site.line in comment.lines):
+            for word in comment.codes or ("",):
+                if finding.code.startswith(looked.code(word)):
+                    used.add((id(comment), word))
+                    hit = True
+    return hit
+
+
+def _take_stock(
+    comment: Comment, asked: set[str], looked: Looked, used: set[tuple[int, str]]
+) -> None:
+    unused, unknown = [], []
+    about_comments = False
+    for word in comment.codes or ("",):
+        meant = looked.meant(word)
+        if not meant:
+            unknown.append((word, _nearest(word, looked)))
+        elif meant <= ABOUT_COMMENTS:
+            about_comments = True
+        elif (id(comment), word) not in used and (word or not comment.foreign):
+            # Of a rule that was not looked for nothing can be said.
+            able = meant & looked.able - ABOUT_COMMENTS
+            if able and able <= asked:
+                unused.append(word)
+    comment.unused = () if about_comments else tuple(unused)
+    comment.unknown = () if about_comments else tuple(unknown)
+
+
+def _nearest(word: str, looked: Looked) -> str:
+    from freezecheck import catalogue
+
+    return catalogue.nearest(word, [*looked.names, *looked.names.values()])
