@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from freezecheck.finding import Finding, Site
 from freezecheck.report import source
-from freezecheck.report.line import Line, clean, line, wrap
+from freezecheck.report.line import Line, clean, inline, line, wrap
 
 _WORDS = 30  # columns that words need beside a mark; with less they go below it
 
@@ -92,7 +92,7 @@ def _frame(steps: list[Step], width: int, cut: int | None) -> Iterator[Line]:
     shown = [_extent(step.site) for step in steps]
     margin = max(len(str(span[-1])) for span in shown) + 2
     head = next((s.site for s in steps if s.primary), steps[0].site)
-    yield line(" " * (margin - 1), ("--> ", "secondary"), (str(head), "path"))
+    yield line(" " * (margin - 1), ("--> ", "secondary"), (inline(str(head)), "path"))
     last = 0
     for step, span in zip(steps, shown):
         if last and span[0] > last + 1:

@@ -3,14 +3,45 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from freezecheck.finding import Severity, Site
-from freezecheck.report.result import Report
-from freezecheck.report.stages import Row, rows
-from freezecheck.snapshot import Group, Model, Optimizer, Param, Scheduler, Snapshot
+from freezecheck.finding import Finding, Severity, Site
+
+if TYPE_CHECKING:
+    from freezecheck.report.linted import Linted
+    from freezecheck.report.result import Report
+    from freezecheck.report.stages import Row
+    from freezecheck.snapshot import Group, Model, Optimizer, Param, Scheduler, Snapshot
 
 VERSION = 1
+
+
+def linted_to_dict(linted: Linted) -> dict[str, Any]:
+    """What linting found."""
+    from freezecheck.report.statistics import by_rule
+
+    return {
+        "version": VERSION,
+        "command": "lint",
+        "findings": [finding.to_dict() for finding in linted.findings],
+        "files": linted.files,
+        "skipped": linted.skipped,
+        "calls_not_understood": linted.calls,
+        "unfinished": list(linted.unfinished),
+        "statistics": [
+            {"code": code, "name": name, "severity": str(severity), "findings": number}
+            for code, name, severity, number in by_rule(linted.findings)
+        ],
+        "summary": _summary(linted.findings),
+    }
+
+
+def _summary(findings: Sequence[Finding]) -> dict[str, int]:
+    return {
+        str(severity): sum(finding.severity == severity for finding in findings)
+        for severity in sorted(Severity, reverse=True)
+    }
 
 
 def report_to_dict(report: Report) -> dict[str, Any]:
@@ -25,10 +56,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "schedulers": [],
         "left_out": list(report.left_out),
         "run": _run(report),
-        "summary": {
-            str(s): sum(f.severity == s for f in report.findings)
-            for s in sorted(Severity, reverse=True)
-        },
+        "summary": _summary(report.findings),
     }
     for number, now in enumerate(report.snapshots):
         rank = ranks[number] if number < len(ranks) else None
@@ -63,6 +91,8 @@ def _run(report: Report) -> dict[str, Any] | None:
 def _model(
     now: Snapshot, index: int, model: Model, rank: int | None, offset: int
 ) -> dict[str, Any]:
+    from freezecheck.report.stages import rows
+
     params = now.of_model(index)
     return {
         "label": model.label,

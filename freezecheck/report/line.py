@@ -52,6 +52,11 @@ def clean(words: str) -> str:
     return _CONTROL.sub("", words).expandtabs(4)
 
 
+def inline(words: str) -> str:
+    """The same on one line: a path may contain anything."""
+    return clean(words).replace("\n", "\\n")
+
+
 def wrap(words: str, width: int, *, first: str = "", rest: str = "", mark: str = "") -> list[Line]:
     """A paragraph of at most `width` columns; `first` and `rest` begin its lines."""
     parts = textwrap.wrap(

@@ -9,14 +9,19 @@ import tokenize
 import warnings
 from functools import lru_cache
 
+from freezecheck.report.place import split
+
 _LONGEST = 6  # a statement of more lines is shown by its first alone
 
 
 def lines(path: str) -> tuple[str, ...]:
-    """The lines of a file; none if it cannot be read. Undecodable bytes become U+FFFD."""
+    """The lines of a file or of a notebook's cell; none if it cannot be read.
+    Undecodable bytes become U+FFFD."""
+    file, cell = split(path)
     try:
-        return _read(path, os.stat(path).st_mtime_ns)
-    except (OSError, ValueError):
+        stamp = os.stat(file).st_mtime_ns
+        return _read(path, stamp) if cell is None else _cells(file, stamp)[cell - 1]
+    except (OSError, ValueError, IndexError):
         # Text that has no file. `getlines` would look for others of that name on sys.path.
         entry = linecache.cache.get(path, ())
         return tuple(each.rstrip("\r\n") for each in entry[2]) if len(entry) == 4 else ()
@@ -31,6 +36,19 @@ def _read(path: str, stamp: int) -> tuple[str, ...]:
     except (SyntaxError, UnicodeDecodeError):
         with open(path, encoding="utf-8", errors="replace") as file:
             return tuple(file.read().split("\n"))
+
+
+@lru_cache(maxsize=16)
+def _cells(path: str, stamp: int) -> tuple[tuple[str, ...], ...]:
+    """The lines of every cell of a notebook."""
+    from freezecheck.source import notebook
+
+    with open(path, "rb") as file:
+        try:
+            cells = notebook.raw_cells(notebook.load(file.read()))
+        except notebook.Unreadable:
+            return ()
+    return tuple(tuple(notebook.source_of(cell).split("\n")) for cell in cells)
 
 
 def statement(path: str, line: int) -> range:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from freezecheck.finding import Finding, Severity, Site
+from freezecheck.finding import Site
 from freezecheck.report import frames
+from freezecheck.report.findings import WIDEST, render_finding, tally
 from freezecheck.report.line import WIDTH, Line, clean, line, plain, wrap
 from freezecheck.report.result import Ran, Report
 from freezecheck.report.table import figure, table, title
 from freezecheck.snapshot import Optimizer, Scheduler, Snapshot, count, millions
-
-_WIDEST = 100  # beyond this, paragraphs are hard to read
 
 
 def render(report: Report, width: int = WIDTH) -> str:
@@ -27,7 +26,7 @@ def layout(report: Report, width: int, *, cut: bool = False, brief: bool = False
     lines = [] if brief else [*_setups(report, width)]
     for finding in report.findings:
         lines += [*render_finding(finding, width, cut=cut)]
-    return lines if brief else [*lines, *_closing(report, min(width, _WIDEST))]
+    return lines if brief else [*lines, *_closing(report, min(width, WIDEST))]
 
 
 def _setups(report: Report, width: int) -> Iterator[Line]:
@@ -61,9 +60,9 @@ def _setup(now: Snapshot, width: int) -> Iterator[Line]:
         told.update(headings)
     for number, optimizer in enumerate(now.optimizers):
         text = _optimizer(now, number, optimizer, "decay" in told)
-        yield from wrap(text, min(width, _WIDEST), rest="  ")
+        yield from wrap(text, min(width, WIDEST), rest="  ")
     for scheduler in now.schedulers:
-        yield from wrap(_scheduler(now, scheduler), min(width, _WIDEST), rest="  ")
+        yield from wrap(_scheduler(now, scheduler), min(width, WIDEST), rest="  ")
     if now.optimizers or now.schedulers:
         yield line()
 
@@ -112,21 +111,6 @@ def _and_site(facts: list[str], site: Site | None) -> str:
     return ", ".join(facts + ([f"built at {site}"] if site else []))
 
 
-def render_finding(finding: Finding, width: int, *, cut: bool = False) -> Iterator[Line]:
-    """Heading, message, the lines of source that it is about, the remedy; a blank line last."""
-    narrow = min(width, _WIDEST)
-    severity = str(finding.severity)
-    yield line((f"{severity} {finding.code}", severity), (f" {finding.name}", "title"))
-    yield from wrap(finding.message, narrow, first="  ", rest="  ")
-    yield line()
-    yield from frames.render(finding, narrow, width if cut else None)
-    if finding.fix:
-        fixes = wrap(finding.fix.message, narrow, first="  fix: ", rest="       ")
-        yield line(("  fix: ", "good"), *fixes[0][1:])
-        yield from fixes[1:]
-        yield line()
-
-
 def _closing(report: Report, width: int) -> Iterator[Line]:
     yield _tally(report)
     for remark in report.left_out:
@@ -137,18 +121,9 @@ def _closing(report: Report, width: int) -> Iterator[Line]:
 
 def _tally(report: Report) -> Line:
     """`3 findings: 1 error, 2 info`."""
-    if not report.findings:
-        reached = report.ran is None or report.ran.outcome == "inspected"
-        return line(("no findings", "good") if reached else "no findings in what was seen")
-    parts = []
-    for severity in sorted(Severity, reverse=True):
-        number = sum(f.severity == severity for f in report.findings)
-        if number:
-            parts.append(
-                f"{number} info" if severity is Severity.INFO else count(number, str(severity))
-            )
-    worst = str(max(f.severity for f in report.findings))
-    return line((count(len(report.findings), "finding"), worst), f": {', '.join(parts)}")
+    if not report.findings and report.ran is not None and report.ran.outcome != "inspected":
+        return line("no findings in what was seen")
+    return tally(report.findings)
 
 
 def describe(ran: Ran) -> str:
