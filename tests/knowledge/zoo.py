@@ -1,0 +1,116 @@
+"""The models of libraries, built on the meta device: no weights, nothing downloaded."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+
+DATA = Path(__file__).parents[2] / "freezecheck" / "source" / "knowledge" / "data"
+
+# Attributes of a detection model that are replaced as a whole.
+_REPLACED = ("roi_heads.box_predictor", "roi_heads.mask_predictor", "head.classification_head")
+# Heads of torchvision that take their place.
+_PARTS: dict[str, tuple[Any, ...]] = {
+    "detection.faster_rcnn.FastRCNNPredictor": (1024, 5),
+    "detection.mask_rcnn.MaskRCNNPredictor": (256, 256, 5),
+    "detection.keypoint_rcnn.KeypointRCNNPredictor": (512, 17),
+    "segmentation.deeplabv3.DeepLabHead": (2048, 5),
+    "segmentation.fcn.FCNHead": (2048, 5),
+}
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Parameters without storage; weights that are asked for are taken as loaded."""
+    from torchvision.models import regnet
+    from torchvision.models._api import WeightsEnum
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.device("meta"))
+        stack.enter_context(mock.patch.object(WeightsEnum, "get_state_dict", return_value={}))
+        stack.enter_context(mock.patch.object(nn.Module, "load_state_dict", return_value=None))
+        sizes = regnet.BlockParams.from_init_params  # it computes with tensors
+
+        def with_values(*args: Any, **kwargs: Any) -> Any:
+            with torch.device("cpu"):
+                return sizes(*args, **kwargs)
+
+        stack.enter_context(mock.patch.object(regnet.BlockParams, "from_init_params", with_values))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        yield
+
+
+def torchvision_builders() -> dict[str, Callable[..., nn.Module]]:
+    """Every builder by its name below `torchvision.models`."""
+    from torchvision import models
+
+    found = {}
+    for name in models.list_models():
+        builder = models.get_model_builder(name)
+        group = builder.__module__.split(".")[2:-1]
+        found[".".join((*group, builder.__name__))] = builder
+    return found
+
+
+def torchvision_parts() -> dict[str, nn.Module]:
+    """Classes that take a head's place, whose parts do not depend on their arguments."""
+    from torchvision import models
+
+    with on_meta():
+        return {name: get(models, name)(*arguments) for name, arguments in _PARTS.items()}
+
+
+def get(found: Any, path: str) -> Any:
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found
+
+
+def takes(builder: Callable[..., Any], name: str) -> bool:
+    return name in inspect.signature(builder).parameters
+
+
+def default(builder: Callable[..., Any], name: str) -> Any:
+    parameter = inspect.signature(builder).parameters.get(name)
+    return parameter.default if parameter is not None else None
+
+
+def torchvision_model(builder: Callable[..., nn.Module], **kwargs: Any) -> nn.Module:
+    """The model, without any weights but those that are asked for."""
+    if takes(builder, "weights_backbone"):
+        kwargs.setdefault("weights_backbone", None)
+    with on_meta():
+        return builder(**{"weights": None, **kwargs})
+
+
+def torchvision_head(builder: Callable[..., nn.Module]) -> tuple[str, ...]:
+    """Paths of what people replace for other classes, the main one first."""
+    if not any(p in inspect.signature(builder).parameters for p in ("num_classes", "kwargs")):
+        return ()
+    if "optical_flow" in builder.__module__:
+        return ()
+    auxiliary = {"aux_loss": True} if takes(builder, "aux_loss") else {}
+    few, many = (torchvision_model(builder, num_classes=n, **auxiliary) for n in (5, 91))
+    paths = [
+        next((whole for whole in _REPLACED if path.startswith(whole + ".")), path)
+        for path in depending(few, many)
+    ]
+    if takes(builder, "num_keypoints"):
+        paths.append("roi_heads.keypoint_predictor")
+    # An auxiliary classifier comes after the one whose outputs count.
+    return tuple(sorted(dict.fromkeys(paths), key=lambda path: path.lower().startswith("aux")))
+
+
+def depending(one: nn.Module, other: nn.Module) -> list[str]:
+    """Paths of the modules whose own parameters differ in shape between two models."""
+    shapes = {name: p.shape for name, p in other.named_parameters()}
+    return [n.rpartition(".")[0] for n, p in one.named_parameters() if p.shape != shapes[n]]
