@@ -52,6 +52,7 @@ def _lint(args: argparse.Namespace) -> int:
     from freezecheck import lint
     from freezecheck.config import closest
     from freezecheck.finding import Severity
+    from freezecheck.report import source
     from freezecheck.report.findings import show
 
     settings = lint.Settings(_list(args.select), _list(args.ignore), strict=args.strict)
@@ -66,6 +67,8 @@ def _lint(args: argparse.Namespace) -> int:
         return FINDINGS if changed and not args.exit_zero else CLEAN
     if args.fix and args.paths == ["-"]:
         out, err = err, out  # the text itself went to standard output
+    for path, data in settings.texts.items():
+        source.given(path, data)
     show(linted, args.output_format, out, quiet=args.quiet, statistics=args.statistics)
 
     def fails(finding: Finding) -> bool:

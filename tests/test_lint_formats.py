@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from freezecheck.finding import Edit, Finding, Fix, Note, Severity, Site
 from freezecheck.report import findings as report
-from freezecheck.report import github, sarif
+from freezecheck.report import github, sarif, source
 from freezecheck.report.linted import Linted
 from freezecheck.report.streams import Stream
 
@@ -145,6 +145,14 @@ def test_a_terminal_gets_colours_and_nothing_wider_than_it(monkeypatch: pytest.M
     commands = [row for row in shown(LINTED, "github").splitlines() if row.startswith("::")]
     assert len(commands) == 4
     assert "\x1b" not in "".join(commands)
+
+
+def test_standard_input_is_quoted_and_not_the_file_of_that_name(monkeypatch):
+    monkeypatch.setattr(source, "_given", {})
+    source.given(TRAIN, ("\n" * 13 + "é = model.layer4\r\n").encode())
+    assert "  14 | é = model.layer4" in shown(Linted((MODULE,)), "text")
+    source.given("cells.ipynb", (GOLDEN / "cells.ipynb").read_bytes().replace(b"eval", b"train"))
+    assert "  3 | model.train" in shown(Linted((STATEMENT,)), "text")
 
 
 def test_every_json_key_is_documented():

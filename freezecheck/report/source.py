@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import io
 import linecache
 import os
+import re
 import tokenize
 import warnings
 from functools import lru_cache
@@ -14,28 +16,46 @@ from freezecheck.report.place import split
 _LONGEST = 6  # a statement of more lines is shown by its first alone
 
 
+_given: dict[str, bytes] = {}
+
+
+def given(path: str, data: bytes) -> None:
+    """From now on this is the text of a file, whatever is on the disk (standard input)."""
+    _given[path] = data
+    _read.cache_clear()
+    _cells.cache_clear()
+
+
 def lines(path: str) -> tuple[str, ...]:
     """The lines of a file or of a notebook's cell; none if it cannot be read.
     Undecodable bytes become U+FFFD."""
     file, cell = split(path)
     try:
-        stamp = os.stat(file).st_mtime_ns
-        return _read(path, stamp) if cell is None else _cells(file, stamp)[cell - 1]
+        stamp = 0 if file in _given else os.stat(file).st_mtime_ns
+        return _read(file, stamp) if cell is None else _cells(file, stamp)[cell - 1]
     except (OSError, ValueError, IndexError):
         # Text that has no file. `getlines` would look for others of that name on sys.path.
         entry = linecache.cache.get(path, ())
         return tuple(each.rstrip("\r\n") for each in entry[2]) if len(entry) == 4 else ()
 
 
+def _data(path: str) -> bytes:
+    if path in _given:
+        return _given[path]
+    with open(path, "rb") as file:
+        return file.read()
+
+
 @lru_cache(maxsize=64)
 def _read(path: str, stamp: int) -> tuple[str, ...]:
     """`stamp` tells two states of one file apart."""
+    data = _data(path)
     try:
-        with tokenize.open(path) as file:
-            return tuple(file.read().split("\n"))
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        text = data.decode(encoding)
     except (SyntaxError, UnicodeDecodeError):
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return tuple(file.read().split("\n"))
+        text = data.decode("utf-8", "replace")
+    return tuple(re.split("\r\n|\r|\n", text))
 
 
 @lru_cache(maxsize=16)
@@ -43,11 +63,10 @@ def _cells(path: str, stamp: int) -> tuple[tuple[str, ...], ...]:
     """The lines of every cell of a notebook."""
     from freezecheck.source import notebook
 
-    with open(path, "rb") as file:
-        try:
-            cells = notebook.raw_cells(notebook.load(file.read()))
-        except notebook.Unreadable:
-            return ()
+    try:
+        cells = notebook.raw_cells(notebook.load(_data(path)))
+    except notebook.Unreadable:
+        return ()
     return tuple(tuple(notebook.source_of(cell).split("\n")) for cell in cells)
 
 
