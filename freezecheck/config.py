@@ -80,11 +80,12 @@ def _of_file(path: str) -> Config | None:
         return None
     if _TABLE.encode() not in data:  # do not even import the parser
         return None
-    table = _parsed(path, data).get("tool", {}).get("freezecheck")
+    tools = _parsed(path, data).get("tool")
+    table = tools.get("freezecheck") if isinstance(tools, dict) else None
     if table is None:
         return None
     if not isinstance(table, dict):
-        raise BadInput(f"{path}: {_TABLE} must be a table")
+        raise BadInput(f"{_shown(path)}: {_TABLE} must be a table")
     config = Config(path)
     for key, value in table.items():
         _read_key(config, key, value)
@@ -99,13 +100,19 @@ def _parsed(path: str, data: bytes) -> dict[str, Any]:
     try:
         return tomllib.loads(data.decode())
     except ValueError as problem:  # of TOML and of UTF-8
-        raise BadInput(f"{path}: {problem}") from None
+        raise BadInput(f"{_shown(path)}: {problem}") from None
+
+
+def _shown(path: str) -> str:
+    """Its path from here, where that is shorter."""
+    return min(path, os.path.relpath(path), key=len)
 
 
 def _read_key(config: Config, key: str, value: Any) -> None:
-    where = f"{config.path}: {_TABLE}.{key}"
+    shown = _shown(config.path)
+    where = f"{shown}: {_TABLE}.{key}"
     if key not in _KEYS:
-        raise BadInput(f"{config.path}: unknown key {key!r} in [{_TABLE}]{_nearest(key)}")
+        raise BadInput(f"{shown}: unknown key {key!r} in [{_TABLE}]{_nearest(key)}")
     setattr(config, key.replace("-", "_"), _KEYS[key](where, value))
 
 
@@ -150,7 +157,8 @@ def _names(where: str, value: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for name, known in value.items():
         if isinstance(known, dict):
-            found.update({f"{name}.{rest}": k for rest, k in _names(where, known).items()})
+            inside = _names(f"{where}.{name}", known)
+            found.update({f"{name}.{rest}": each for rest, each in inside.items()})
         elif isinstance(known, str):
             found[name] = known
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -21,7 +22,8 @@ from freezecheck.text import Comment, Problem, Text
 
 class Settings:
     """What the command line says: rules, whether findings that are not certain are shown,
-    and texts that stand in for what is in files (standard input)."""
+    and texts that stand in for what is in files (standard input). `noqa` comments are
+    left to somebody else where it is False."""
 
     def __init__(
         self,
@@ -30,11 +32,13 @@ class Settings:
         *,
         strict: bool = False,
         texts: dict[str, bytes] | None = None,
+        noqa: bool = True,
     ) -> None:
         self.select = select
         self.ignore = ignore
         self.strict = strict
         self.texts = texts or {}
+        self.noqa = noqa
 
     def rules(self, config: Config) -> tuple[Rule, ...]:
         """The rules to look for; a selection on the command line replaces the project's."""
@@ -151,9 +155,11 @@ class _Run:
         """Findings, each once, without those that comments suppress."""
         every = [f for each in self.checked for f in each.findings]
         found = {(f.code, f.site, f.symbol, f.message): f for f in every if self._wanted(f)}
-        kept = suppress.apply(found.values(), self._comments, self._looked())
+        looked = self._looked()
+        kept = suppress.apply(found.values(), self._comments, looked)
+        kept += suppress.apply_to_own(self._in_texts(), self._comments, looked)
         return Linted(
-            findings=tuple(ordered(self._relocated([*kept, *self._in_texts()]))),
+            findings=tuple(ordered(self._relocated(kept))),
             files=len(self.files),
             skipped=sum(each.skipped for each in self.checked),
             calls=sum(each.calls for each in self.checked),
@@ -173,14 +179,21 @@ class _Run:
         sources: dict[str, Source] = {}
         for path in dict.fromkeys(paths):
             try:
-                sources[path] = read(path, self.linter.settings.data(path))
+                source = sources[path] = read(path, self.linter.settings.data(path))
             except OSError:
                 continue
+            if path in self.linter.settings.texts:  # for the reports, which read the file otherwise
+                text = source.text.splitlines(keepends=True)
+                linecache.cache[path] = (len(source.text), None, text, path)
         return sources
 
     @cached_property
     def _comments(self) -> dict[str, list[Comment]]:
-        return {path: suppress.comments(source) for path, source in self._sources.items()}
+        noqa = self.linter.settings.noqa
+        return {
+            path: [c for c in suppress.comments(source) if noqa or not c.foreign]
+            for path, source in self._sources.items()
+        }
 
     def _looked(self) -> suppress.Looked:
         rules = catalogue.load()

@@ -23,7 +23,7 @@ _NOQA = re.compile(r"#\s*noqa\b(?:\s*:\s*(?P<codes>[A-Z]+\d+(?:[,\s]+[A-Z]+\d+)*
 _WORDS = re.compile(r"freezecheck\s*:|noqa", re.I)
 _CODE = re.compile(r"FC\d+", re.I)
 
-# Rules about these comments themselves: one that names such a rule speaks for itself.
+# Rules about these comments themselves.
 ABOUT_COMMENTS = {"FC001", "FC002"}
 
 
@@ -117,7 +117,12 @@ def apply(
     The comments then know which of their codes were good for nothing.
     """
     used: set[tuple[int, str]] = set()
-    kept = [f for f in findings if not _suppressed(f, comments, looked, used)]
+    kept: list[Finding] = []
+    for finding in findings:
+        matching = {(id(comment), word) for comment, word in _matching(finding, comments, looked)}
+        used |= matching
+        if not matching:
+            kept.append(finding)
     for path, those in comments.items():
         asked = looked.asked(path)
         for comment in those:
@@ -125,42 +130,43 @@ def apply(
     return kept
 
 
-def _suppressed(
-    finding: Finding,
-    comments: dict[str, list[Comment]],
-    looked: Looked,
-    used: set[tuple[int, str]],
-) -> bool:
-    """Whether a comment suppresses it; every one that does counts as used."""
+def apply_to_own(
+    findings: Iterable[Finding], comments: dict[str, list[Comment]], looked: Looked
+) -> list[Finding]:
+    """The same for findings about the comments: only one that names their codes speaks of them."""
+    return [
+        finding
+        for finding in findings
+        if not any(word for _, word in _matching(finding, comments, looked))
+    ]
+
+
+def _matching(
+    finding: Finding, comments: dict[str, list[Comment]], looked: Looked
+) -> Iterator[tuple[Comment, str]]:
+    """The comments that suppress a finding, each with the word that does."""
     site = finding.site
-    hit = False
     for comment in comments.get(site.path, ()) if site else ():
         if comment.whole_file or (site and site.line in comment.lines):
             for word in comment.codes or ("",):
                 if finding.code.startswith(looked.code(word)):
-                    used.add((id(comment), word))
-                    hit = True
-    return hit
+                    yield comment, word
 
 
 def _take_stock(
     comment: Comment, asked: set[str], looked: Looked, used: set[tuple[int, str]]
 ) -> None:
     unused, unknown = [], []
-    about_comments = False
     for word in comment.codes or ("",):
         meant = looked.meant(word)
         if not meant:
             unknown.append((word, _nearest(word, looked)))
-        elif meant <= ABOUT_COMMENTS:
-            about_comments = True
         elif (id(comment), word) not in used and (word or not comment.foreign):
             # Of a rule that was not looked for nothing can be said.
             able = meant & looked.able - ABOUT_COMMENTS
             if able and able <= asked:
                 unused.append(word)
-    comment.unused = () if about_comments else tuple(unused)
-    comment.unknown = () if about_comments else tuple(unknown)
+    comment.unused, comment.unknown = tuple(unused), tuple(unknown)
 
 
 def _nearest(word: str, looked: Looked) -> str:

@@ -123,7 +123,8 @@ def _walked(folder: str) -> Iterator[str]:
             for name in folders
             if name not in _PASSED_OVER and not _is_environment(os.path.join(at, name))
         ]
-        yield from (os.path.join(at, name) for name in names if name.endswith(SUFFIXES))
+        paths = (os.path.join(at, name) for name in names if name.endswith(SUFFIXES))
+        yield from filter(os.path.isfile, paths)  # not a link to nowhere
 
 
 def _is_environment(folder: str) -> bool:

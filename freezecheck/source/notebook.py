@@ -105,8 +105,8 @@ def with_sources(data: bytes, texts: dict[int, str]) -> bytes | None:
     byte; None where that cannot be done, since it was written in no usual way."""
     import json
 
-    text = data.decode()
     notebook = load(data)
+    text = data.decode(errors="replace")
     for indent in (1, None, 2, 4, "\t"):
         for plain in (False, True):
             options: dict[str, Any] = {"indent": indent, "ensure_ascii": plain}
@@ -190,9 +190,8 @@ class Places:
         """`nb.ipynb:37` as `nb.ipynb[cell 3]:5`."""
         cell = self._cells[max(bisect_right(self._firsts, site.line) - 1, 0)]
         name = f"{self._path}[cell {cell.number}]"
-        if name not in linecache.cache:
-            lines = cell.text.splitlines(keepends=True)
-            linecache.cache[name] = (len(cell.text), None, lines, name)
+        lines = cell.text.splitlines(keepends=True)
+        linecache.cache[name] = (len(cell.text), None, lines, name)
         before = cell.first - 1
         end = None if site.end_line is None else site.end_line - before
         return Site(name, site.line - before, site.column, end, site.end_column)

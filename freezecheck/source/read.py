@@ -29,7 +29,8 @@ class Source:
 
     def object(self, message: str, line: int = 1, column: int = 1) -> None:
         """Keep one reason why it could not be read."""
-        self.problems.append(Problem(message, Site(self.path, max(line, 1), max(column, 1))))
+        line, column = max(line, 1), max(column, 1)
+        self.problems.append(Problem(message, Site(self.path, line, column, line, column + 1)))
 
 
 def read(path: str, data: bytes) -> Source:
