@@ -34,7 +34,7 @@ def comments(source: Source) -> list[Comment]:
     statements: dict[int, range] | None = None
     found: list[Comment] = []
     for text, site in _comment_tokens(source):
-        for comment in _read(text, site):
+        for comment in sorted(_read(text, site), key=lambda comment: comment.site.column):
             if statements is None:
                 statements = _statements(source.tree)
             comment.lines = statements.get(site.line, range(site.line, site.line + 1))

@@ -123,7 +123,7 @@ def test_what_is_wrong_is_one_line(project, toml, says):
 
 def test_a_table_of_another_type(project):
     project("[tool]\nfreezecheck = 3 # tool.freezecheck")
-    with pytest.raises(BadInput, match="tool.freezecheck must be a table"):
+    with pytest.raises(BadInput, match=r"tool\.freezecheck must be a table"):
         closest("a.py")
     project("tool = 3 # tool.freezecheck")
     assert closest("a.py").path == ""
@@ -131,7 +131,7 @@ def test_a_table_of_another_type(project):
 
 def test_bytes_that_are_no_text(project):
     Path("pyproject.toml").write_bytes(b"# tool.freezecheck \xff")
-    with pytest.raises(BadInput, match="^pyproject.toml: "):
+    with pytest.raises(BadInput, match=r"^pyproject\.toml: "):
         closest("a.py")
 
 
