@@ -38,6 +38,7 @@ STEP = "step"  # optimizer `subject` stepped
 SCHEDULE = "schedule"  # scheduler `subject` stepped
 ESCAPE = "escape"  # `subject` was handed to a call that is not understood
 RESULT = "result"  # a statement drops what a call returned: value is the call's name
+RATE = "rate"  # data["option"] of data["group"] of optimizer `subject` set to `value`
 END = "end"  # the way ends; value: "end", "raise", "budget"
 
 
@@ -48,7 +49,18 @@ class Event:
     the loops around it, outermost first, as (loop's line, number of the pass).
     """
 
-    __slots__ = ("data", "grad", "index", "kind", "loops", "params", "site", "stack", "subject", "value")
+    __slots__ = (
+        "data",
+        "grad",
+        "index",
+        "kind",
+        "loops",
+        "params",
+        "site",
+        "stack",
+        "subject",
+        "value",
+    )
 
     def __init__(
         self,
@@ -91,9 +103,32 @@ class Module:
     """
 
     __slots__ = (
-        "architecture", "attributes", "batchnorm", "cls", "children", "copied", "detached", "escaped", "id",
-        "index", "key", "label", "modes", "name", "norm", "open", "options", "params", "parent",
-        "pretrained", "rest", "site", "stochastic", "training", "type", "wrapper",
+        "architecture",
+        "attributes",
+        "batchnorm",
+        "children",
+        "cls",
+        "copied",
+        "detached",
+        "escaped",
+        "id",
+        "index",
+        "key",
+        "label",
+        "modes",
+        "name",
+        "norm",
+        "open",
+        "options",
+        "params",
+        "parent",
+        "pretrained",
+        "rest",
+        "site",
+        "stochastic",
+        "training",
+        "type",
+        "wrapper",
     )  # fmt: skip
 
     def __init__(self, id: int, type: str, site: Site | None) -> None:
@@ -176,7 +211,7 @@ class Param:
     (condition of `pattern.py`, whether it held).
     """
 
-    __slots__ = ("id", "module", "name", "norm", "parts", "tests", "trainable", "writes")
+    __slots__ = ("born", "id", "module", "name", "norm", "parts", "tests", "trainable", "writes")
 
     def __init__(self, id: int, module: Module, name: str) -> None:
         self.id = id
@@ -185,6 +220,7 @@ class Param:
         self.norm: bool | None = False  # of a norm layer
         self.tests: tuple[tuple[Any, bool], ...] = ()
         self.parts: tuple[Param, ...] = ()
+        self.born: bool | None = True  # whether it required grad when it was made
         self.trainable: bool | None = True
         self.writes: list[Event] = []  # FLAG events, oldest first
 
@@ -214,9 +250,7 @@ class Param:
         if before is None:
             return self.trainable
         event = self.written(before)
-        if event is not None:
-            return event.value
-        return True if not self.writes else self.writes[0].data.get("was", {}).get(self.id, True)
+        return self.born if event is None else event.value
 
     def __repr__(self) -> str:
         return f"{self.module.root.shown}:{self.path}"
@@ -232,7 +266,9 @@ class Group:
 
     __slots__ = ("event", "exhausted", "members", "open", "options", "site")
 
-    def __init__(self, members: Sequence[Param], options: dict[str, Any], site: Site | None) -> None:
+    def __init__(
+        self, members: Sequence[Param], options: dict[str, Any], site: Site | None
+    ) -> None:
         self.members = list(members)
         self.options = options
         self.site = site
@@ -249,7 +285,18 @@ class Group:
 class Optimizer:
     """An optimizer. `type` as for a module (`torch.optim.SGD`)."""
 
-    __slots__ = ("escaped", "event", "groups", "id", "label", "loads", "options", "site", "steps", "type")
+    __slots__ = (
+        "escaped",
+        "event",
+        "groups",
+        "id",
+        "label",
+        "loads",
+        "options",
+        "site",
+        "steps",
+        "type",
+    )
 
     def __init__(self, id: int, type: str, options: dict[str, Any], site: Site | None) -> None:
         self.id = id
@@ -296,7 +343,12 @@ class Scheduler:
     __slots__ = ("event", "id", "label", "optimizer", "options", "parts", "site", "steps", "type")
 
     def __init__(
-        self, id: int, type: str, optimizer: Optimizer | None, options: dict[str, Any], site: Site | None
+        self,
+        id: int,
+        type: str,
+        optimizer: Optimizer | None,
+        options: dict[str, Any],
+        site: Site | None,
     ) -> None:
         self.id = id
         self.type = type
@@ -348,18 +400,15 @@ class World:
     def uses(self, optimizer: Optimizer) -> Iterator[Event]:
         """The moments at which an optimizer does its work, as far as can be seen: its
         steps, and its being handed to something unknown, which may step it."""
-        return (
-            e
-            for e in self.events
-            if e.subject is optimizer and e.kind in (STEP, ESCAPE)
-        )
+        return (e for e in self.events if e.subject is optimizer and e.kind in (STEP, ESCAPE))
 
     def holders(self, param: Param, before: int | None = None) -> list[Optimizer]:
         """The optimizers that hold a leaf then."""
         return [
             o
             for o in self.optimizers
-            if (before is None or o.event is None or o.event.index < before) and o.holds(param, before)
+            if (before is None or o.event is None or o.event.index < before)
+            and o.holds(param, before)
         ]
 
 

@@ -1,11 +1,36 @@
-"""A text, analysed: the ways through it, and what was not understood."""
+"""A text, analysed: the ways through it, and what was not understood.
+
+A way through is run from its beginning, each unknown condition decided as prescribed
+and, beyond that, as False. What was decided beyond is then turned the other way, one
+after the other, in further runs: the ways that differ from the plain one in one
+decision come first.
+"""
 
 from __future__ import annotations
 
 import ast
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from freezecheck import program
 from freezecheck.program import World
+from freezecheck.source import (  # noqa: F401  (they register what they know)
+    builtin,
+    entries,
+    expressions,
+    forward,
+    loops,
+    modules,
+    optim,
+    statements,
+    wrappers,
+)
+from freezecheck.source.machine import Budget, File, Machine, Raised, Split
+from freezecheck.source.statements import Return
+
+WAYS = 32  # through one entry
+STEPS = 400_000  # statements and expressions, for a whole file
 
 
 @dataclass(slots=True)
@@ -27,11 +52,84 @@ def analyze(
     *,
     modules: dict[str, tuple[ast.Module, str]] | None = None,
     like: dict[str, str] | None = None,
+    name: str = "",
+    steps: int = STEPS,
 ) -> Analysis:
     """The worlds of a parsed file. Runs nothing, imports nothing, reads no file.
 
     `path` is what its sites say. `modules` are the files that its imports may be
     followed into, as dotted name -> (tree, path). `like` is the user's own knowledge:
-    `my_lib.build_model` -> `torchvision.models.resnet50`.
+    `my_lib.build_model` -> `torchvision.models.resnet50`. `name` is the file's own
+    dotted name, for relative imports.
     """
-    return Analysis()
+    file = File(tree, path, name or path.rpartition("/")[2].removesuffix(".py"))
+    others = modules or {}
+
+    def imports(wanted: str) -> File | None:
+        found = others.get(wanted)
+        return None if found is None else File(*found, wanted)
+
+    result = Analysis()
+    known: dict[tuple[int, str], None] = {}
+    reached: set[int] = set()
+    left = steps
+
+    def explore(start: entries.Entry) -> None:
+        nonlocal left
+        queue: deque[tuple[bool, ...]] = deque([()])
+        for _ in range(WAYS):
+            if not queue or left <= 0:
+                break
+            prescribed = queue.popleft()
+            m = Machine(
+                file,
+                imports=imports,
+                like=like,
+                prescribed=prescribed,
+                steps=left,
+                entry=start.name,
+            )
+            _run(m, start.run)
+            left -= max(left - m.steps, 1)
+            result.worlds.append(_finished(m))
+            known.update(m.not_understood)
+            reached.update(m.reached)
+            taken = m.decisions.taken
+            queue.extend(
+                (*taken[:place], not taken[place]) for place in range(len(prescribed), len(taken))
+            )
+        if left <= 0:
+            result.complete = False
+
+    explore(entries.script(tree))
+    for start in entries.others(tree, reached):
+        if left > 0 and not start.covered(reached):
+            explore(start)
+    result.calls = list(known)
+    return result
+
+
+def _run(m: Machine, start: Callable[[Machine], None]) -> None:
+    """Go one way; how it ended is its last event."""
+    how = "end"
+    try:
+        start(m)
+        for hook in m.hooks:
+            hook()
+    except Budget:
+        how = "budget"
+    except (Raised, Split, Return, loops.Break, loops.Continue):
+        how = "raise"
+    except RecursionError:
+        how = "budget"
+    m.stack.clear()
+    m.event(program.END, None, value=how)
+    m.world.complete = how == "end"
+
+
+def _finished(m: Machine) -> World:
+    """The world, with every parameter as its leaves."""
+    for event in m.world.events:
+        if any(param.parts for param in event.params):
+            event.params = tuple(leaf for param in event.params for leaf in param.leaves())
+    return m.world

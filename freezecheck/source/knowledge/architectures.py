@@ -11,7 +11,9 @@ looked up. A subtree that occurs many times is there once.
 
 A class's row may end early. Names of -1 mean 0, 1, 2, ... A negative child means: the child
 before it, that many times more. `models` may hold, beside the `plain` tree, one that
-differs for a model that is built with `weights`, or with a `backbone` that has weights.
+differs for a model that is built with `weights`, or with a `backbone` that has weights;
+of timm those with and without a classifier, `headed` and `headless`, and the `tags` whose
+weights are for the one of them that is not `plain`.
 """
 
 from __future__ import annotations
@@ -144,20 +146,35 @@ def _padded(row: list[Any]) -> list[Any]:
     return row + ["", "", "", 0, "", "", {}][len(row) :]
 
 
-def find(builder: str, *, weights: bool | None = None, backbone: bool | None = None) -> Node | None:
+def find(
+    builder: str,
+    *,
+    weights: bool | None = None,
+    backbone: bool | None = None,
+    classes: bool | None = None,
+) -> Node | None:
     """What a builder builds, called with its defaults; None if it is not known.
 
     `builder` is its dotted name: `torchvision.models.resnet18`; `timm.resnet50` stands
     for `timm.create_model("resnet50")`, `torchvision.resnet18` for
     `torchvision.models.get_model("resnet18")`. `weights`: pretrained weights are asked
     for; `backbone`: for the backbone alone. They matter to the detection models, whose
-    norm layers and frozen layers depend on them. None: the argument is not given.
+    norm layers and frozen layers depend on them. `classes`: False for timm's
+    `num_classes=0`, True for another number of them; some of its models have no head
+    unless one is asked for. None: the argument is not given.
     """
     library, model = _entry(builder)
     if library is None or model is None:
         return None
-    backbone = model.get("pretrained", False) if backbone is None else backbone
-    wanted = ("weights", "backbone") if weights else ("backbone",) if backbone else ()
+    if classes is None and _tag(builder) in model.get("tags", "").split():
+        classes = "headed" in model  # unlike the model without a tag
+    if backbone is None:
+        backbone = model.get("pretrained", False)
+    wanted = ["weights", "backbone"] if weights else ["backbone"] if backbone else []
+    if classes is not None:
+        if not classes and not {"headed", "headless"} & model.keys():
+            return None
+        wanted.append("headed" if classes else "headless")
     index = next((model[kind] for kind in wanted if kind in model), model["plain"])
     return library.node(index)
 
@@ -203,6 +220,12 @@ def _keys(library: str, rest: str) -> Iterable[str]:
     # torchvision.models.detection.faster_rcnn.fasterrcnn_resnet50_fpn is shown above, too.
     group = next((g + "." for g in _GROUPS if rest.startswith(f"models.{g}.")), "")
     return (rest.removeprefix("models."), group + short)
+
+
+def _tag(builder: str) -> str:
+    """`a1_in1k` of `timm.resnet50.a1_in1k`: which of its pretrained weights."""
+    library, _, rest = builder.partition(".")
+    return rest.rpartition("/")[2].partition(".")[2] if library == "timm" else ""
 
 
 @cache

@@ -1,0 +1,408 @@
+"""Reading and setting attributes and items."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from freezecheck import program
+from freezecheck.program import Group, Module, Optimizer, Param, Scheduler
+from freezecheck.source import calls, conditions, iteration, structure
+from freezecheck.source.machine import Machine
+from freezecheck.source.scope import MISSING, Scope
+from freezecheck.source.values import (
+    Class,
+    Dict,
+    Function,
+    Instance,
+    Iterator,
+    Library,
+    List,
+    Method,
+    ParamGroups,
+    Super,
+    Tensor,
+    Unknown,
+    is_constant,
+    key_of,
+)
+
+# What is asked of a module alone: an unknown value that is asked for it is one.
+MODULE_METHODS = frozenset(
+    "parameters named_parameters modules named_modules children named_children requires_grad_"
+    " train eval apply state_dict load_state_dict zero_grad to cuda cpu half float double"
+    " bfloat16 register_buffer buffers named_buffers get_submodule get_parameter add_module"
+    " register_module register_parameter forward __call__ extra_repr register_forward_hook"
+    " share_memory type compile to_empty append extend insert keys values items pop clear"
+    " register_forward_pre_hook register_full_backward_hook".split()
+)
+TELLING = frozenset(
+    "parameters named_parameters modules named_modules children named_children requires_grad_"
+    " load_state_dict".split()
+)
+_PARAM_VALUES = frozenset("data grad shape dtype device is_leaf ndim T size".split())
+_COPIES = frozenset("data".split())
+
+
+def as_module(m: Machine, value: Any, node: Any = None) -> Module | None:
+    """A value as a module: an unknown one that is used like a module is taken for one."""
+    if isinstance(value, Module):
+        return value
+    if not isinstance(value, Unknown):
+        return None
+    found = m.assumed.get(value.key)
+    if found is not None:
+        return found
+    owner, name = value.origin or (None, "")
+    if isinstance(owner, Unknown):
+        owner = m.assumed.get(owner.key)
+    if isinstance(owner, Module) and owner.open and name:
+        found = owner.children.get(name) or structure.carve(m, owner, name)
+    else:
+        found = m.new_module("", None)
+        found.label = value.key if value.key.replace(".", "").replace("_", "").isalnum() else ""
+        found.training = None  # in whatever mode it was handed over
+        structure.open_up(m, found)
+        for rest in found.rest:
+            rest.born = rest.trainable = None
+    found.key = value.key
+    m.assumed[value.key] = found
+    return found
+
+
+def load(m: Machine, owner: Any, name: str, node: Any) -> Any:
+    """`owner.name`."""
+    if isinstance(owner, Library):
+        return Library(f"{owner.name}.{name}")
+    if isinstance(owner, Unknown):
+        known = m.assumed.get(owner.key)
+        if known is None:
+            key = f"{owner.key}.{name}"
+            return m.overrides.get(key, Unknown(key, (owner, name)))
+        owner = known
+    if isinstance(owner, Module):
+        return _of_module(m, owner, name, node)
+    if isinstance(owner, Param):
+        return _of_param(owner, name)
+    if isinstance(owner, Tensor):
+        if name in ("data",):
+            return Tensor(owner.through, cut="data", copy="data", param=owner.param)
+        if name in ("loss", "logits", "last_hidden_state", "pooler_output", "T", "mT"):
+            return Tensor(owner.through, cut=owner.cut, loss=name == "loss")
+        if name in ("shape", "dtype", "device", "requires_grad", "ndim", "grad", "grad_fn"):
+            return Unknown(f"{key_of(owner)}.{name}")
+        return Method(owner, name)
+    if isinstance(owner, Instance):
+        return _of_instance(m, owner, name, node)
+    if isinstance(owner, Super):
+        return _of_super(m, owner, name)
+    if isinstance(owner, Class):
+        found = owner.find(name)
+        return Method(owner, name) if found is None else found
+    if isinstance(owner, Scope):
+        found = owner.names.get(name, MISSING)
+        return Unknown(f"{owner.file.name}.{name}") if found is MISSING else found
+    if isinstance(owner, Optimizer):
+        if name == "param_groups":
+            return ParamGroups(owner)
+        if name in ("state", "defaults"):
+            return Unknown(f"<optimizer {owner.id}>.{name}")
+        return Method(owner, name)
+    if isinstance(owner, Scheduler):
+        return owner.optimizer if name == "optimizer" and owner.optimizer else Method(owner, name)
+    if isinstance(owner, Group):
+        return Method(owner, name)
+    return Method(owner, name)
+
+
+def _of_module(m: Machine, owner: Module, name: str, node: Any) -> Any:
+    if name in owner.children:
+        return owner.children[name]
+    if name in owner.params:
+        return owner.params[name]
+    if name in owner.attributes:
+        return owner.attributes[name]
+    if owner.cls is not None:
+        found = owner.cls.find(name)
+        if found is not None:
+            return _bound(m, owner, found, name, node)
+    if name == "training":
+        return owner.training if owner.training is not None else Unknown(f"{owner.id}.training")
+    if name in owner.options and name not in MODULE_METHODS:
+        return owner.options[name]
+    if name in ("requires_grad", "grad"):
+        return Unknown(f"<module {owner.id}>.{name}")
+    if structure.is_folded(owner):
+        structure.unfold(m, owner)
+        if name in owner.children or name in owner.params:
+            return owner.children.get(name, owner.params.get(name))
+    if name in MODULE_METHODS and owner.builder != "ModuleDict":
+        return Method(owner, name)
+    if name in MODULE_METHODS:
+        return Method(owner, name)
+    if owner.wrapper and "module" in owner.children:
+        if owner.wrapper == "compile":
+            return load(m, owner.children["module"], name, node)
+    if owner.open:
+        return Unknown(f"<module {owner.id}>.{name}", (owner, name))
+    if owner.type == "torch.nn.Linear" or owner.norm or not owner.cls:
+        return Method(owner, name)
+    return Unknown(f"<module {owner.id}>.{name}", (owner, name))
+
+
+def _bound(m: Machine, owner: Any, found: Any, name: str, node: Any) -> Any:
+    if not isinstance(found, Function):
+        return found
+    kinds = {ast.unparse(d) for d in found.decorators}
+    if "staticmethod" in kinds:
+        return found
+    method = Method(owner, name, found)
+    if kinds & {"property", "cached_property", "functools.cached_property"}:
+        return calls.method(m, method, [], {}, node)
+    return method
+
+
+def _of_param(owner: Param, name: str) -> Any:
+    if name == "requires_grad":
+        held = owner.trainable
+        return conditions.wrapped(
+            ("is", f"param {owner.id} requires grad") if held is None else held
+        )
+    if name == "data":
+        return Tensor(copy="data", cut="data", param=owner)
+    if name in _PARAM_VALUES:
+        return Unknown(f"<param {owner.id}>.{name}")
+    return Method(owner, name)
+
+
+def _of_instance(m: Machine, owner: Instance, name: str, node: Any) -> Any:
+    if name in owner.attributes:
+        return owner.attributes[name]
+    if owner.cls is not None:
+        found = owner.cls.find(name)
+        if found is not None:
+            return _bound(m, owner, found, name, node)
+    key = f"{owner.key or f'<{id(owner)}>'}.{name}"
+    return m.overrides.get(key, Unknown(key))
+
+
+def _of_super(m: Machine, owner: Super, name: str) -> Any:
+    from freezecheck.source.conditions import is_constant  # noqa: F401
+
+    cls = owner.owner.cls
+    found = cls.find(name, owner.cls) if cls is not None else None
+    if isinstance(found, Function):
+        return Method(owner.owner, name, found)
+    return Method(owner, name)
+
+
+def label(value: Any, name: str) -> None:
+    """A module, an optimizer or a scheduler is called after the first name that it gets."""
+    if isinstance(value, (Optimizer, Scheduler)) or (
+        isinstance(value, Module) and value.parent is None
+    ):
+        if not value.label:
+            value.label = name
+
+
+def store(m: Machine, target: ast.Attribute, owner: Any, name: str, value: Any) -> None:
+    """`owner.name = value`."""
+    if isinstance(owner, Unknown) and (
+        owner.key in m.assumed
+        or (isinstance(value, Module) and name not in ("model", "net", "module"))
+    ):
+        owner = as_module(m, owner, target)
+    if isinstance(owner, Param):
+        _set_on_param(m, target, owner, name, value)
+    elif isinstance(owner, Module):
+        set_on_module(m, target, owner, name, value)
+    elif isinstance(owner, Instance):
+        label(value, f"self.{name}" if ast.unparse(target.value) == "self" else name)
+        owner.attributes[name] = value
+        if not isinstance(value, (Module, Optimizer, Scheduler)):
+            m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name)
+    elif isinstance(owner, Unknown):
+        label(value, name)
+        m.overrides[f"{owner.key}.{name}"] = value
+        m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name)
+    elif isinstance(owner, Class):
+        owner.members[name] = value
+    elif isinstance(owner, (Tensor, Method, Library, Optimizer, Scheduler)):
+        m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name)
+
+
+def flag(m: Machine, value: Any, node: Any) -> bool | None:
+    """A value as `requires_grad`: decided where it hangs on a condition."""
+    held = conditions.formula(value)
+    return held if isinstance(held, bool) else m.decide(held, node)
+
+
+def _set_on_param(m: Machine, target: ast.Attribute, param: Param, name: str, value: Any) -> None:
+    if name == "requires_grad":
+        m.write_flag(target, [param], flag(m, value, target))
+    elif name == "grad" or name != "data":
+        m.event(program.ATTRIBUTE, target, param, (param,), value=value, attribute=name)
+
+
+def set_on_module(m: Machine, target: Any, owner: Module, name: str, value: Any) -> None:
+    """`module.name = value`: a child, a parameter, or a plain attribute."""
+    from freezecheck.source.builtin import parameter_of
+
+    structure.unfold(m, owner)
+    if isinstance(value, Module):
+        put(m, target, owner, name, value)
+        return
+    if isinstance(value, Unknown) and name in owner.children:
+        made = as_module(m, value, target)
+        if made is not None:
+            put(m, target, owner, name, made)
+        return
+    param = parameter_of(m, value, owner, name)
+    if param is not None:
+        owner.params[name] = param
+        return
+    if value is None and name in owner.children:
+        _detach(m, target, owner, name, None)
+        return
+    if isinstance(value, Unknown) and value.key in m.assumed:
+        put(m, target, owner, name, m.assumed[value.key])
+        return
+    owner.attributes[name] = value
+    m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name)
+
+
+def put(m: Machine, target: Any, owner: Module, name: str, value: Module) -> None:
+    """Make `value` the child `name`, in the place of what was there."""
+    old = owner.children.get(name)
+    if old is value:
+        return
+    inherited = owner.open and old is None and owner.cls is None
+    if inherited:
+        old = structure.carve(m, owner, name)
+    event = m.event(program.REPLACE, target, owner, name=name, old=old, new=value)
+    if old is not None:
+        old.detached = event
+    owner.children[name] = value
+    if value is not owner.root:
+        value.parent, value.name, value.detached = owner, name, None
+
+
+def _detach(m: Machine, target: Any, owner: Module, name: str, new: Module | None) -> None:
+    old = owner.children.pop(name)
+    old.detached = m.event(program.REPLACE, target, owner, name=name, old=old, new=new)
+
+
+def delete(m: Machine, owner: Any, name: str) -> None:
+    """`del owner.name`."""
+    if isinstance(owner, Module) and name in owner.children:
+        owner.children.pop(name).detached = m.world.events[-1] if m.world.events else None
+    elif isinstance(owner, (Instance, Module)):
+        owner.attributes.pop(name, None)
+
+
+def load_item(m: Machine, owner: Any, index: Any, node: Any) -> Any:
+    """`owner[index]`."""
+    if isinstance(owner, Module):
+        structure.unfold(m, owner)
+        values = list(owner.children.values())
+        if isinstance(index, int) and not owner.open and -len(values) <= index < len(values):
+            return values[index]
+        if isinstance(index, str) and index in owner.children:
+            return owner.children[index]
+        if owner.open and isinstance(index, (int, str)):
+            return load(m, owner, str(index), node)
+        return Unknown(f"<module {owner.id}>[{key_of(index)}]")
+    if isinstance(owner, (List, tuple)):
+        values = owner.items if isinstance(owner, List) else list(owner)
+        closed = isinstance(owner, tuple) or not owner.open
+        if isinstance(index, int) and closed and -len(values) <= index < len(values):
+            return values[index]
+    elif isinstance(owner, Dict):
+        if is_constant(index) and index in owner.items:
+            return owner.items[index]
+    elif isinstance(owner, ParamGroups):
+        groups = owner.optimizer.groups
+        if isinstance(index, int) and -len(groups) <= index < len(groups):
+            return groups[index]
+    elif isinstance(owner, Group):
+        if index == "params":
+            return List(owner.params, owner.open)
+        if isinstance(index, str) and owner.options.get(index) is not None:
+            return owner.options[index]
+        return Unknown(f"<group {id(owner)}>[{key_of(index)}]")
+    elif isinstance(owner, str) and isinstance(index, int) and -len(owner) <= index < len(owner):
+        return owner[index]
+    elif isinstance(owner, Tensor):
+        return owner
+    elif isinstance(owner, Library):
+        return owner  # a generic alias
+    key = f"{key_of(owner)}[{key_of(index)}]"
+    origin = (
+        (owner, str(index))
+        if isinstance(owner, Unknown) and isinstance(index, (int, str))
+        else None
+    )
+    return m.overrides.get(key, Unknown(key, origin))
+
+
+def store_item(m: Machine, target: ast.Subscript, owner: Any, index: Any, value: Any) -> None:
+    """`owner[index] = value`."""
+    if isinstance(owner, Module):
+        structure.unfold(m, owner)
+        if isinstance(index, int) and index < 0 and not owner.open:
+            index += len(owner.children)
+        if isinstance(value, Module) and isinstance(index, (int, str)):
+            put(m, target, owner, str(index), value)
+    elif isinstance(owner, Dict):
+        if is_constant(index):
+            owner.items[index] = value
+        else:
+            owner.open = True
+    elif isinstance(owner, List):
+        if (
+            isinstance(index, int)
+            and not owner.open
+            and -len(owner.items) <= index < len(owner.items)
+        ):
+            owner.items[index] = value
+        else:
+            owner.open = True
+    elif isinstance(owner, Group):
+        optimizer = next((o for o in m.world.optimizers if owner in o.groups), None)
+        if index == "params":
+            found, complete = iteration.items(m, value, target)
+            owner.members = [p for p in found if isinstance(p, Param)]
+            owner.open = not complete or len(owner.members) < len(found)
+        elif isinstance(index, str):
+            m.event(
+                program.RATE,
+                target,
+                optimizer,
+                value=value if is_constant(value) else None,
+                group=owner,
+                option=index,
+                before=owner.options.get(index),
+            )
+            owner.options[index] = value if is_constant(value) else None
+    elif isinstance(owner, Unknown):
+        m.overrides[f"{owner.key}[{key_of(index)}]"] = value
+        if isinstance(value, Module) and isinstance(index, (int, str)):
+            known = as_module(m, owner, target)
+            if known is not None:
+                put(m, target, known, str(index), value)
+
+
+def statement(m: Machine, node: ast.expr, result: Any) -> None:
+    """An expression statement that does nothing: `model.eval`, `p.requires_grad == False`."""
+    if isinstance(node, ast.Attribute):
+        if isinstance(result, Method) and isinstance(
+            result.owner, (Module, Optimizer, Scheduler, Param)
+        ):
+            m.event(program.STATEMENT, node, result.owner, value=result.name)
+        elif isinstance(result, Unknown) and result.origin and node.attr in ("eval", "train"):
+            m.event(program.STATEMENT, node, None, value=node.attr)
+    elif isinstance(node, ast.Compare) and isinstance(node.left, ast.Attribute):
+        m.event(program.STATEMENT, node, m.evaluate(node.left.value), value=ast.unparse(node))
+
+
+__all__ = ["Iterator", "Super", "as_module", "label", "load", "store"]

@@ -1,0 +1,561 @@
+"""What Python's own functions do, and the methods of its own types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from freezecheck import program
+from freezecheck.program import Group, Module, Optimizer, Param
+from freezecheck.source import attributes, calls, conditions, iteration, structure
+from freezecheck.source.calls import Call, effect
+from freezecheck.source.decisions import conjunction
+from freezecheck.source.machine import Machine
+from freezecheck.source.scope import MISSING
+from freezecheck.source.values import (
+    Class,
+    Dict,
+    Function,
+    Instance,
+    Iterator,
+    Library,
+    List,
+    Method,
+    Name,
+    ParamGroups,
+    Partial,
+    Stream,
+    Super,
+    Tensor,
+    Unknown,
+    is_constant,
+    key_of,
+)
+
+
+@effect("range")
+def range_(m: Machine, given: Call) -> Any:
+    args = given.args
+    start, stop, step = 0, args[0] if args else None, 1
+    if len(args) > 1:
+        start, stop = args[0], args[1]
+    if len(args) > 2:
+        step = args[2]
+    numbers = [isinstance(x, int) for x in (start, stop, step)]
+    if all(numbers) and step:
+        whole = range(start, stop, step)
+        return Stream(lambda i: whole[i] if i < len(whole) else start + i * step, len(whole))
+    if numbers[0] and numbers[2]:
+        return Stream(lambda i: start + i * step)
+    key = key_of(start)
+    return Stream(lambda i: Unknown(f"({key} Add {i})" if i else key))
+
+
+@effect("enumerate")
+def enumerate_(m: Machine, given: Call) -> Any:
+    value, start = given.get(0), given.get(1, "start", 0)
+    offset = start if isinstance(start, int) else 0
+    known = isinstance(start, int)
+    if isinstance(value, (Unknown, Stream)):
+        source = iteration.stream(m, value, given.node)
+        return Stream(
+            lambda i: (i + offset if known else Unknown(f"{key_of(start)}+{i}"), source.at(i)),
+            source.length,
+        )
+
+    def make() -> tuple[list[Any], bool]:
+        found, complete = iteration.items(m, value, given.node)
+        result: list[Any] = []
+        counted = known
+        for each in _apart(m, found):
+            result.append((offset + len(result) if counted else Unknown(m.spot(given.node)), each))
+            counted = counted and _is_one(each)
+        return result, not complete
+
+    return Iterator(make)
+
+
+def _apart(m: Machine, found: list[Any]) -> list[Any]:
+    """Parameters one by one, where they can be counted."""
+    for each in found:
+        for part in iteration._flat(each):
+            if isinstance(part, Param) and not part.one:
+                _unfold_below(m, part)
+    return [part for each in found for part in _deep(each)]
+
+
+def _unfold_below(m: Machine, param: Param) -> None:
+    for leaf in list(param.leaves()):
+        if not leaf.one and structure.is_folded(leaf.module):
+            structure.unfold_all(m, leaf.module)
+
+
+def _deep(item: Any) -> list[Any]:
+    return iteration.refreshed(item)
+
+
+def _is_one(item: Any) -> bool:
+    return all(part.one for part in iteration._flat(item) if isinstance(part, Param))
+
+
+@effect("zip")
+def zip_(m: Machine, given: Call) -> Any:
+    if any(isinstance(v, (Unknown, Stream)) for v in given.args):
+        sources = [_source(m, v, given) for v in given.args]
+        lengths = [s.length for s in sources if s.length is not None]
+        return Stream(lambda i: tuple(s.at(i) for s in sources), min(lengths, default=None))
+
+    def make() -> tuple[list[Any], bool]:
+        pairs = [iteration.items(m, value, given.node) for value in given.args]
+        return list(zip(*(found for found, _ in pairs))), not all(whole for _, whole in pairs)
+
+    return Iterator(make)
+
+
+def _source(m: Machine, value: Any, given: Call) -> Stream:
+    if isinstance(value, (Unknown, Stream)):
+        return iteration.stream(m, value, given.node)
+    found, complete = iteration.items(m, value, given.node)
+    return Stream(
+        lambda i: found[i] if i < len(found) else Unknown(m.spot(given.node)),
+        len(found) if complete else None,
+    )
+
+
+@effect("list", "set", "sorted", "reversed", "frozenset")
+def list_(m: Machine, given: Call) -> Any:
+    if not given.args:
+        return List()
+    found, complete = iteration.items(m, given.args[0], given.node)
+    if calls.called(None, given.node) == "reversed":
+        found = found[::-1]
+    return List(found, not complete)
+
+
+@effect("tuple")
+def tuple_(m: Machine, given: Call) -> Any:
+    if not given.args:
+        return ()
+    found, complete = iteration.items(m, given.args[0], given.node)
+    return tuple(found) if complete else List(found, open=True)
+
+
+@effect("dict", "collections.OrderedDict", "collections.defaultdict")
+def dict_(m: Machine, given: Call) -> Any:
+    result = Dict(dict(given.keywords), given.open)
+    if given.args:
+        value = given.args[-1]
+        if isinstance(value, Dict):
+            result.items = {**value.items, **result.items}
+            result.open = result.open or value.open
+            return result
+        found, complete = iteration.items(m, value, given.node)
+        result.open = result.open or not complete
+        for pair in found:
+            if isinstance(pair, tuple) and len(pair) == 2 and is_constant(pair[0]):
+                result.items[pair[0]] = pair[1]
+            elif not isinstance(pair, Library):
+                result.open = True
+    return result
+
+
+@effect("filter")
+def filter_(m: Machine, given: Call) -> Any:
+    function, value = given.get(0), given.get(1)
+
+    def make() -> tuple[list[Any], bool]:
+        found, complete = iteration.items(m, value, given.node)
+        kept: list[Any] = []
+        unsure = False
+
+        def once(item: Any) -> None:
+            nonlocal unsure
+            answer = item if function is None else calls.call(m, function, Call(given.node, [item]))
+            held = conditions.formula(answer)
+            if held is True:
+                kept.append(item)
+            unsure = unsure or not isinstance(held, bool)
+
+        iteration.each(m, found, once)
+        return kept, unsure or not complete
+
+    return Iterator(make)
+
+
+@effect("map")
+def map_(m: Machine, given: Call) -> Any:
+    def make() -> tuple[list[Any], bool]:
+        pairs = [iteration.items(m, value, given.node) for value in given.args[1:]]
+        made: list[Any] = []
+        iteration.each(
+            m,
+            list(zip(*(found for found, _ in pairs))),
+            lambda item: made.append(calls.call(m, given.args[0], Call(given.node, list(item)))),
+        )
+        return made, not all(whole for _, whole in pairs)
+
+    return Iterator(make)
+
+
+@effect("itertools.chain")
+def chain(m: Machine, given: Call) -> Any:
+    def make() -> tuple[list[Any], bool]:
+        pairs = [iteration.items(m, value, given.node) for value in given.args]
+        return [x for found, _ in pairs for x in found], given.open or not all(w for _, w in pairs)
+
+    return Iterator(make)
+
+
+@effect("itertools.chain.from_iterable")
+def chain_from(m: Machine, given: Call) -> Any:
+    outer, complete = iteration.items(m, given.get(0), given.node)
+    inner = chain(m, Call(given.node, outer, open=not complete))
+    return inner
+
+
+@effect("iter")
+def iter_(m: Machine, given: Call) -> Any:
+    value = given.get(0)
+    if isinstance(value, (Iterator, Stream)):
+        return value
+    found, complete = iteration.items(m, value, given.node)
+    return (
+        Iterator(lambda: (found, not complete))
+        if complete
+        else iteration.stream(m, value, given.node)
+    )
+
+
+@effect("next")
+def next_(m: Machine, given: Call) -> Any:
+    value = given.get(0)
+    if isinstance(value, Iterator):
+        found = value.take()
+        if found:
+            first, rest, open = found[0], found[1:], value.open
+            value.spent, value._make = False, lambda: (rest, open)
+            return first
+    return Unknown(m.spot(given.node))
+
+
+@effect("len")
+def len_(m: Machine, given: Call) -> Any:
+    value = given.get(0)
+    if isinstance(value, Module):
+        found, complete = list(value.children.values()), not value.open and not value.rest
+    elif isinstance(value, (List, tuple, Dict, str)):
+        found, complete = iteration.items(m, value, given.node)
+    else:
+        return Unknown(f"len({key_of(value)})")
+    if complete and all(_is_one((each,)) for each in found):
+        return len(found)
+    return Unknown(f"len({key_of(value)})")
+
+
+@effect("any", "all")
+def any_(m: Machine, given: Call) -> Any:
+    kind = "or" if calls.called(None, given.node) == "any" else "and"
+    value = given.get(0)
+    found, complete = iteration.items(m, value, given.node)
+    parts = [conditions.formula(item) for item in found]
+    if not complete and (kind == "or") not in parts:
+        return Unknown(f"{kind} {key_of(value)}")
+    return conditions.wrapped(conjunction(parts, kind))
+
+
+@effect("sum", "max", "min")
+def consumed(m: Machine, given: Call) -> Any:
+    """It reads an iterator to its end."""
+    if len(given.args) == 1 and isinstance(given.args[0], Iterator):
+        given.args[0].take()
+    elif all(isinstance(x, (int, float)) for x in given.args) and len(given.args) > 1:
+        return {"max": max, "min": min}.get(calls.called(None, given.node), sum)(*given.args)
+    elif any(isinstance(x, Tensor) for x in given.args):
+        return next(x for x in given.args if isinstance(x, Tensor))
+    return Unknown(m.spot(given.node))
+
+
+@effect("getattr")
+def getattr_(m: Machine, given: Call) -> Any:
+    owner, name = given.get(0), given.get(1)
+    if not isinstance(name, str):
+        return Unknown(f"{key_of(owner)}.?{key_of(name)}")
+    if isinstance(owner, Module) and len(given.args) > 2:
+        held = has(m, owner, name)
+        if held is False:
+            return given.args[2]
+    return attributes.load(m, owner, name, given.node)
+
+
+@effect("hasattr")
+def hasattr_(m: Machine, given: Call) -> Any:
+    held = has(m, given.get(0), given.get(1))
+    return conditions.wrapped(
+        ("is", f"hasattr({key_of(given.get(0))}, {key_of(given.get(1))})") if held is None else held
+    )
+
+
+def has(m: Machine, owner: Any, name: Any) -> bool | None:
+    """Whether an object has an attribute; None if not known."""
+    if isinstance(owner, Module) and isinstance(name, str):
+        structure.unfold(m, owner)
+        if name in owner.children or name in owner.params or name in owner.attributes:
+            return True
+        if name in attributes.MODULE_METHODS or (
+            owner.cls is not None and owner.cls.find(name) is not None
+        ):
+            return True
+        return None if owner.open or owner.cls is not None else name in owner.options
+    if isinstance(owner, Instance) and isinstance(name, str):
+        if name in owner.attributes or (owner.cls is not None and owner.cls.find(name) is not None):
+            return True
+    return None
+
+
+@effect("setattr")
+def setattr_(m: Machine, given: Call) -> Any:
+    import ast
+
+    owner, name, value = (given.get(i) for i in range(3))
+    if isinstance(name, str):
+        target = ast.copy_location(ast.Attribute(given.node.args[0], name, ast.Store()), given.node)
+        attributes.store(m, target, owner, name, value)
+    elif isinstance(owner, Module):
+        owner.escaped = owner.escaped or m.event(program.ESCAPE, given.node, owner, value="setattr")
+
+
+@effect("isinstance")
+def isinstance_(m: Machine, given: Call) -> Any:
+    value, kinds = given.get(0), given.get(1)
+    found = (
+        list(kinds)
+        if isinstance(kinds, tuple)
+        else kinds.items
+        if isinstance(kinds, List)
+        else [kinds]
+    )
+    parts = [instance_of(m, value, kind) for kind in found]
+    return conditions.wrapped(conjunction(parts, "or"))
+
+
+def instance_of(m: Machine, value: Any, kind: Any) -> Any:
+    """Whether a value is of a class: a formula."""
+    unsure = ("is", f"isinstance({key_of(value)}, {key_of(kind)})")
+    if isinstance(value, Module):
+        from freezecheck.source.modules import is_kind
+
+        held = is_kind(m, value, kind)
+        return unsure if held is None else held
+    if isinstance(value, Instance):
+        if isinstance(kind, Class) and value.cls is not None:
+            return kind in value.cls.mro()
+        return unsure
+    if isinstance(kind, Library) and not isinstance(value, Unknown):
+        short = kind.name.rpartition(".")[2]
+        plain = {"str": str, "int": int, "float": float, "bool": bool, "tuple": tuple}.get(short)
+        if plain is not None:
+            return isinstance(value, plain) or (plain is str and isinstance(value, Name))
+        if short in ("list", "dict", "set"):
+            return isinstance(value, {"list": List, "dict": (Dict, Group), "set": List}[short])
+        if short == "Parameter":
+            return isinstance(value, Param)
+        if short == "Module":
+            return False
+    return unsure
+
+
+@effect("super")
+def super_(m: Machine, given: Call) -> Any:
+    if len(given.args) == 2:
+        cls, owner = given.args
+    else:
+        owner = m.scope.get("self")
+        scope, cls = m.scope, None
+        while scope is not None and cls is None:
+            first = next(iter(scope.names.values()), None)
+            if isinstance(first, (Module, Instance)):
+                owner = first
+            scope = scope.parent  # type: ignore[assignment]
+        node = m.active[-1] if m.active else None
+        cls = _owner(owner, node)
+    if isinstance(owner, (Module, Instance)) and isinstance(cls, Class):
+        return Super(owner, cls)
+    return Unknown("super()")
+
+
+def _owner(owner: Any, node: Any) -> Class | None:
+    """The class that defines the function that is being run."""
+    for cls in owner.cls.mro() if getattr(owner, "cls", None) is not None else ():
+        for member in cls.members.values():
+            if isinstance(member, Function) and member.node is node:
+                return cls
+    return None
+
+
+@effect("functools.partial")
+def partial(m: Machine, given: Call) -> Any:
+    return (
+        Partial(given.args[0], given.args[1:], given.keywords) if given.args else Unknown("partial")
+    )
+
+
+@effect("int", "float", "str", "bool", "abs", "round")
+def convert(m: Machine, given: Call) -> Any:
+    value, name = given.get(0), calls.called(None, given.node)
+    if isinstance(value, (int, float, str)) and len(given.args) == 1:
+        try:
+            return {
+                "int": int,
+                "float": float,
+                "str": str,
+                "bool": bool,
+                "abs": abs,
+                "round": round,
+            }[name](value)  # type: ignore[operator]
+        except (ValueError, TypeError, OverflowError):
+            pass
+    if name == "str" and isinstance(value, Name):
+        return value
+    return Unknown(f"{name}({key_of(value)})")
+
+
+@effect("print", "id", "hash", "repr", "open", "callable", "vars", "dir", "input", "format")
+def nothing(m: Machine, given: Call) -> Any:
+    return Unknown(m.spot(given.node))
+
+
+@effect("type")
+def type_(m: Machine, given: Call) -> Any:
+    value = given.get(0)
+    if isinstance(value, (Module, Instance)):
+        return value.cls if value.cls is not None else Library(getattr(value, "type", "") or "?")
+    return Unknown(f"type({key_of(value)})")
+
+
+@effect(
+    "tqdm.tqdm",
+    "tqdm.auto.tqdm",
+    "tqdm",
+    "tqdm.notebook.tqdm",
+    "rich.progress.track",
+    "tqdm.trange",
+)
+def progress(m: Machine, given: Call) -> Any:
+    if calls.called(None, given.node) == "trange":
+        return range_(m, given)
+    return given.get(0, "iterable", Unknown(m.spot(given.node)))
+
+
+def plain_method(m: Machine, owner: Any, name: str, given: Call) -> Any:
+    """Methods of strings, lists, dicts, groups and names."""
+    if isinstance(owner, Name):
+        return _of_name(m, owner, name, given)
+    if isinstance(owner, List):
+        return _of_list(m, owner, name, given)
+    if isinstance(owner, (Dict, Group)):
+        return _of_dict(m, owner, name, given)
+    if isinstance(owner, str) and all(is_constant(a) for a in given.all()):
+        function = getattr(owner, name, None)
+        if function is not None and name not in ("format", "format_map"):
+            try:
+                result = function(*given.args, **given.keywords)
+            except (TypeError, ValueError, LookupError):
+                return Unknown(m.spot(given.node))
+            return List(result) if isinstance(result, list) else result
+    if isinstance(owner, str) and name == "join":
+        return Unknown(m.spot(given.node))
+    if isinstance(owner, ParamGroups) and name == "append":
+        from freezecheck.source.optim import add_group
+
+        add_group(m, owner.optimizer, given.get(0), given.node)
+        return None
+    return NotImplemented
+
+
+def _of_name(m: Machine, owner: Name, name: str, given: Call) -> Any:
+    if name == "lower":
+        return Name(owner.of, owner.prefix, True)
+    if name in ("startswith", "endswith"):
+        value = given.get(0)
+        literals = (value,) if isinstance(value, str) else value
+        if isinstance(literals, tuple) and all(isinstance(x, str) for x in literals):
+            return conditions.wrapped(conditions.on_name(m, owner, name, literals))
+    if name == "split" and given.args == ["."]:
+        whole = owner.prefix.split(".")[:-1]
+        return List(whole, open=True) if whole else Unknown(f"{id(owner)}.split")
+    return Unknown(f"{id(owner)}.{name}{[key_of(a) for a in given.args]}")
+
+
+def _of_list(m: Machine, owner: List, name: str, given: Call) -> Any:
+    value = given.get(0)
+    if name in ("append", "add"):
+        owner.items.append(value)
+    elif name in ("extend", "update"):
+        found, complete = iteration.items(m, value, given.node)
+        owner.items += found
+        owner.open = owner.open or not complete
+    elif name == "insert" and isinstance(value, int) and len(given.args) > 1:
+        owner.items.insert(value, given.args[1])
+    elif name == "pop":
+        if owner.items and not owner.open and (value is None or isinstance(value, int)):
+            try:
+                return owner.items.pop(-1 if value is None else value)
+            except IndexError:
+                pass
+        return Unknown(m.spot(given.node))
+    elif name == "clear":
+        owner.items, owner.open = [], False
+    elif name == "reverse":
+        owner.items.reverse()
+    elif name == "copy":
+        return List(owner.items, owner.open)
+    elif name in ("remove", "discard"):
+        owner.items = [x for x in owner.items if x is not value]
+    return None
+
+
+def _of_dict(m: Machine, owner: Any, name: str, given: Call) -> Any:
+    if isinstance(owner, Group):
+        contents: dict[Any, Any] = {"params": List(owner.params, owner.open), **owner.options}
+        open = True
+    else:
+        contents, open = owner.items, owner.open
+    if name in ("get", "pop", "setdefault"):
+        key, default = given.get(0), given.get(1)
+        if is_constant(key) and key in contents:
+            return contents[key]
+        if open or not is_constant(key):
+            return Unknown(f"{key_of(owner)}[{key_of(key)}]")
+        if name == "setdefault":
+            contents[key] = default
+        return default
+    if name == "items":
+        return List([(k, v) for k, v in contents.items()], open)
+    if name == "keys":
+        return List(contents, open)
+    if name == "values":
+        return List(contents.values(), open)
+    if name == "update" and isinstance(owner, Dict):
+        value = given.get(0)
+        if isinstance(value, Dict):
+            owner.items.update(value.items)
+        elif value is not None:
+            owner.open = True
+        owner.items.update(given.keywords)
+    if name == "copy" and isinstance(owner, Dict):
+        return Dict(dict(owner.items), owner.open)
+    return None
+
+
+calls.METHODS.append(plain_method)
+
+
+def parameter_of(m: Machine, value: Any, owner: Module, name: str) -> Param | None:
+    """The parameter that a value is, once it is set on a module."""
+    if isinstance(value, Tensor) and value.made == "parameter":
+        param = m.new_param(owner, name)
+        param.born = param.trainable = value.param.trainable if value.param is not None else True
+        return param
+    return value if isinstance(value, Param) and value.name else None
+
+
+__all__ = ["MISSING", "Method", "Optimizer", "has"]

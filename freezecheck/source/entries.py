@@ -1,0 +1,113 @@
+"""Where a file can be entered: as a script, and by each function and class that the script
+itself never gets to, with arguments of which nothing is known."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from freezecheck.source import calls, relevance
+from freezecheck.source.calls import Call
+from freezecheck.source.machine import Machine
+from freezecheck.source.values import Class, Function, Instance, Unknown
+
+
+class Entry:
+    """One way in. `nodes` are the functions that it is there for."""
+
+    def __init__(self, name: str, run: Callable[[Machine], None], nodes: list[Any]) -> None:
+        self.name = name
+        self.run = run
+        self.nodes = nodes
+
+    def covered(self, reached: set[int]) -> bool:
+        """All of it has been run already."""
+        return all(id(node) in reached for node in self.nodes)
+
+
+def script(tree: ast.Module) -> Entry:
+    """The file itself, as `python train.py` runs it."""
+
+    def run(m: Machine) -> None:
+        m.scope.names["__name__"] = "__main__"
+        m.run(tree.body)
+
+    return Entry("", run, [])
+
+
+def others(tree: ast.Module, reached: set[int]) -> Iterator[Entry]:
+    """Functions and classes, those that call others first."""
+    for node in reversed(_definitions(tree)):
+        if isinstance(node, ast.ClassDef):
+            yield from _class(tree, node)
+        elif _matters(node):
+            yield Entry(node.name, _function(tree, node), [node])
+
+
+def _definitions(tree: ast.Module) -> list[Any]:
+    found: list[Any] = []
+    for node in tree.body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            found.append(node)
+        elif isinstance(node, (ast.If, ast.Try)):
+            found += [n for n in ast.walk(node) if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    return found
+
+
+def _matters(node: Any) -> bool:
+    return any(relevance._WORDS.search(word) for word in relevance.words(node))
+
+
+def _top(m: Machine, tree: ast.Module) -> None:
+    """The definitions of a file, as an import makes them."""
+    m.scope.names["__name__"] = m.file.name
+    m.run(tree.body)
+
+
+def _function(tree: ast.Module, node: Any) -> Callable[[Machine], None]:
+    def run(m: Machine) -> None:
+        _top(m, tree)
+        function = m.scope.get(node.name)
+        if isinstance(function, Function):
+            calls.invoke(m, function, [], {}, None)
+
+    return run
+
+
+def _class(tree: ast.Module, node: ast.ClassDef) -> Iterator[Entry]:
+    """Each method that matters, of an object made of what is not known."""
+    methods = [
+        each
+        for each in node.body
+        if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)) and _matters(each)
+    ]
+    for each in reversed(methods):
+        yield Entry(f"{node.name}.{each.name}", _method(tree, node, each), [each])
+
+
+def _method(tree: ast.Module, node: ast.ClassDef, method: Any) -> Callable[[Machine], None]:
+    def run(m: Machine) -> None:
+        _top(m, tree)
+        cls = m.scope.get(node.name)
+        if not isinstance(cls, Class):
+            return
+        made = instance(m, cls, node)
+        function = cls.find(method.name)
+        if isinstance(function, Function) and method.name != "__init__":
+            calls.invoke(m, function, [made], {}, None)
+
+    return run
+
+
+def instance(m: Machine, cls: Class, node: ast.ClassDef) -> Any:
+    """An object of a class, made with arguments that are not known."""
+    start = cls.find("__init__")
+    names = [a.arg for a in start.node.args.args[1:]] if isinstance(start, Function) else []
+    given = {
+        name: Unknown(name)
+        for name in names
+        if isinstance(start, Function) and name not in start.defaults
+    }
+    made = calls.make(m, cls, Call(node, [], given))
+    return made if made is not None else Instance(cls, "self")

@@ -1,0 +1,35 @@
+"""Imports: of files among those that were given, which are followed; of all else, by name."""
+
+from __future__ import annotations
+
+from freezecheck.source.machine import Machine, Raised
+from freezecheck.source.scope import Scope
+
+
+def absolute(importer: str, module: str, level: int) -> str:
+    """The dotted name that `from {dots}{module} import ...` in `importer` means."""
+    if not level:
+        return module
+    parts = importer.split(".")
+    base = parts[: len(parts) - level] if level <= len(parts) else []
+    return ".".join([*base, *([module] if module else [])])
+
+
+def load(m: Machine, name: str) -> Scope | None:
+    """The names of a file that may be followed, run once; None for a library."""
+    if name in m.loaded:
+        return m.loaded[name]
+    file = m.imports(name)
+    if file is None:
+        return None
+    scope = Scope(None, file)
+    m.loaded[name] = scope
+    outer, m.scope = m.scope, scope
+    scope.names["__name__"] = name
+    try:
+        m.run(file.tree.body)
+    except Raised:
+        pass
+    finally:
+        m.scope = outer
+    return scope

@@ -1,0 +1,143 @@
+"""Loops: over parts of a model, all of them; over epochs and batches, a few telling passes.
+
+A loop over numbers takes the first two, and those around each number that its body
+compares the variable with, so that `if epoch == 5` is reached with what five epochs left.
+"""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from freezecheck.source import conditions, iteration
+from freezecheck.source.iteration import LONGEST
+from freezecheck.source.machine import Machine
+from freezecheck.source.scope import MISSING
+from freezecheck.source.values import Dict, List, Stream
+
+_PASSES = 2
+_SAMPLES = 10
+
+
+class Break(Exception):
+    """`break`."""
+
+
+class Continue(Exception):
+    """`continue`."""
+
+
+def run(m: Machine, node: ast.For | ast.AsyncFor) -> None:
+    """A `for` loop."""
+    from freezecheck.source.statements import bind
+
+    value = m.evaluate(node.iter)
+    if isinstance(value, Stream):
+        found, complete = [], False
+    else:
+        found, complete = iteration.items(m, value, node.iter)
+    number = 0
+
+    def once(item: Any) -> None:
+        nonlocal number
+        with m.passing(node, number):
+            number += 1
+            bind(m, node.target, item)
+            try:
+                m.run(node.body)
+            except Continue:
+                pass
+
+    try:
+        if complete and len(found) > LONGEST and not _has_parts(found):
+            # A long list of plain values: its first items stand for the rest.
+            found = found[:_PASSES]
+        iteration.each(m, found, once)
+        if not complete and not found:
+            source = iteration.stream(m, value, node.iter)
+            for index in _samples(m, node, source):
+                number = index
+                once(source.at(index))
+    except Break:
+        return
+    m.run(node.orelse)
+
+
+def _has_parts(found: list[Any]) -> bool:
+    from freezecheck.program import Module, Param
+
+    first = iteration._flat(found[0])
+    return any(isinstance(each, (Param, Module)) for each in first)
+
+
+def _samples(m: Machine, node: ast.For | ast.AsyncFor, source: Stream) -> list[int]:
+    """The passes to go through, by their number."""
+    inner = any(number > 0 for _, number in m.loops)
+    chosen = set(range(1 if inner else _PASSES))
+    name = node.target
+    while isinstance(name, (ast.Tuple, ast.List)) and name.elts:
+        name = name.elts[0]
+    first, second = (_number(source.at(i)) for i in (0, 1))
+    if isinstance(name, ast.Name) and first is not None and second is not None and second != first:
+        step = second - first
+        for limit in _limits(m, node, name.id):
+            for value in (limit - 1, limit, limit + 1):
+                index, odd = divmod(value - first, step)
+                if not odd and index >= 0:
+                    chosen.add(int(index))
+    if source.length is not None:
+        chosen = {index for index in chosen if index < source.length}
+    return sorted(chosen)[:_SAMPLES]
+
+
+def _number(value: Any) -> int | None:
+    while isinstance(value, tuple) and value:
+        value = value[0]
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _limits(m: Machine, node: ast.For | ast.AsyncFor, name: str) -> set[int]:
+    """The numbers that the body compares the variable with."""
+    found: set[int] = set()
+    for statement in node.body:
+        for part in ast.walk(statement):
+            if not isinstance(part, (ast.Compare, ast.BinOp)):
+                continue
+            inside = list(ast.walk(part))
+            if any(isinstance(x, ast.Name) and x.id == name for x in inside):
+                for each in inside:
+                    found.update(_values(m, each))
+    return found
+
+
+def _values(m: Machine, node: ast.AST) -> set[int]:
+    value: Any = None
+    if isinstance(node, ast.Constant):
+        value = node.value
+    elif isinstance(node, ast.Name):
+        value = m.scope.get(node.id)
+    if value is MISSING:
+        return set()
+    items = value.items if isinstance(value, (List, Dict)) else (value,)
+    return {x for x in items if isinstance(x, int) and not isinstance(x, bool)}
+
+
+def run_while(m: Machine, node: ast.While) -> None:
+    """A `while` loop: as long as its condition is known to hold, else two passes."""
+    number = unknown = 0
+    try:
+        while number < 2 * _SAMPLES and unknown < _PASSES:
+            held = conditions.test(m, node.test)
+            if held is False:
+                break
+            if held is not True or isinstance(node.test, ast.Constant):
+                unknown += 1
+            with m.passing(node, number):
+                number += 1
+                try:
+                    m.run(node.body)
+                except Continue:
+                    pass
+    except Break:
+        return
+    m.run(node.orelse)

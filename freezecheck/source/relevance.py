@@ -1,0 +1,114 @@
+"""Does it matter which way a branch goes? Most branches print, log or choose a file name.
+
+A branch that matters is decided, and both ways are tried. Of one that does not, only
+the names that it binds are forgotten.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any
+
+from freezecheck.program import Module, Optimizer, Param, Scheduler
+from freezecheck.source.machine import Machine
+from freezecheck.source.scope import MISSING
+from freezecheck.source.values import Class, Dict, Function, Iterator, List, Unknown, is_constant
+
+# Words that an identifier has if it may touch what we follow.
+_WORDS = re.compile(
+    r"grad|freez|frozen|train(?!_?(load|data|set|dl|ds|path|dir|file|loss|acc|step|idx|size|batch))"
+    r"|^eval$|param|optim|sched|^step$|backward|compile|parallel|shard|load_state|lora|peft|adapter"
+    r"|pretrain|weights|^fc$|classifier|^head|Linear|Sequential|Conv|Norm|^apply$|modules|children"
+    r"|^SGD$|Adam|RMSprop|^wrap|prepare|^fit$|register|softmax|requires",
+    re.IGNORECASE,
+)
+_QUIET = frozenset("print log info debug warning write add_scalar log_metrics append_log".split())
+_THINGS = (Module, Param, Optimizer, Scheduler, Class, List, Dict, Iterator)
+
+
+def matters(m: Machine, body: list[ast.stmt]) -> bool:
+    """Which way a branch with these statements goes may change what we follow."""
+    return any(_speaks(m, statement) for statement in body) or any(
+        isinstance(_bound(m, name), _THINGS) for name in names(body)
+    )
+
+
+def _bound(m: Machine, name: str) -> Any:
+    value = m.scope.get(name)
+    if isinstance(value, (List, Dict)):
+        items = value.items.values() if isinstance(value, Dict) else value.items
+        return (
+            None if all(is_constant(item) or isinstance(item, Unknown) for item in items) else value
+        )
+    return None if value is MISSING else value
+
+
+def _speaks(m: Machine, statement: ast.stmt, depth: int = 0) -> bool:
+    kind = type(statement)
+    if kind in (ast.Return, ast.Break, ast.Continue):
+        return True
+    if kind is ast.Expr:
+        value = statement.value  # type: ignore[attr-defined]
+        if isinstance(value, ast.Call) and _called(value) in _QUIET:
+            return False
+    for word in words(statement):
+        if _WORDS.search(word):
+            return True
+    if depth < 3:
+        for node in ast.walk(statement):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                function = m.scope.get(node.func.id)
+                if isinstance(function, Function) and isinstance(function.node.body, list):
+                    if any(
+                        _speaks(m, each, depth + 1)
+                        for each in function.node.body
+                        if not isinstance(each, ast.Return)
+                    ):
+                        return True
+            if isinstance(node, (ast.Return, ast.Break, ast.Continue)) and depth == 0:
+                return True
+    return False
+
+
+def _called(call: ast.Call) -> str:
+    function = call.func
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+_seen: dict[int, tuple[ast.stmt, frozenset[str]]] = {}
+
+
+def words(statement: ast.stmt) -> frozenset[str]:
+    """The identifiers in a statement."""
+    entry = _seen.get(id(statement))
+    if entry is not None and entry[0] is statement:
+        return entry[1]
+    found: set[str] = set()
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.keyword) and node.arg:
+            found.add(node.arg)
+    if len(_seen) > 20_000:
+        _seen.clear()
+    _seen[id(statement)] = statement, frozenset(found)
+    return _seen[id(statement)][1]
+
+
+def names(body: list[ast.stmt]) -> set[str]:
+    """The names that statements bind."""
+    return {
+        node.id
+        for statement in body
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
+    }
+
+
+def forget(m: Machine, body: list[ast.stmt], node: Any) -> None:
+    """Names bound in a branch that may or may not be taken are not known behind it."""
+    for name in names(body):
+        m.scope.set(name, Unknown(f"{name}{m.spot(node)}"))

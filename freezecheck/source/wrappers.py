@@ -1,0 +1,131 @@
+"""Wrappers and copies: DataParallel, DistributedDataParallel, `torch.compile`, `deepcopy`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from freezecheck import program
+from freezecheck.program import Module, Optimizer, Param
+from freezecheck.source import attributes, calls
+from freezecheck.source.calls import Call, effect
+from freezecheck.source.machine import Machine
+from freezecheck.source.values import Dict, List, Unknown
+
+
+@effect(
+    "torch.nn.DataParallel",
+    "torch.nn.parallel.DataParallel",
+    "torch.nn.parallel.DistributedDataParallel",
+    "torch.nn.parallel.distributed.DistributedDataParallel",
+    "torch.distributed.fsdp.FullyShardedDataParallel",
+)
+def wrap(m: Machine, given: Call) -> Any:
+    inner = attributes.as_module(m, given.get(0, "module"), given.node)
+    if inner is None:
+        return Unknown(m.spot(given.node))
+    name = calls.called(None, given.node)
+    kind = {
+        "DDP": "DistributedDataParallel",
+        "FSDP": "FullyShardedDataParallel",
+        "DP": "DataParallel",
+    }.get(name, name)
+    made = m.new_module(f"torch.nn.{kind}", given.node)
+    made.wrapper = kind
+    made.pretrained = inner.pretrained
+    made.children["module"] = inner
+    made.training = True
+    made.options = {k: v for k, v in given.keywords.items() if isinstance(v, (bool, int, str))}
+    if inner.parent is None:
+        made.label = inner.label
+        inner.parent, inner.name = made, "module"
+    m.event(program.WRAP, given.node, inner, value=kind, wrapper=made)
+    return made
+
+
+@effect("torch.compile")
+def compile(m: Machine, given: Call) -> Any:
+    inner = given.get(0, "model")
+    if not isinstance(inner, Module):
+        return inner if inner is not None else Unknown(m.spot(given.node))
+    made = m.new_module("torch._dynamo.OptimizedModule", given.node)
+    made.wrapper, made.pretrained = "compile", inner.pretrained
+    made.training, made.modes = inner.training, list(inner.modes)
+    made.children["_orig_mod"] = inner
+    if inner.parent is None:
+        made.label = inner.label
+        inner.parent, inner.name = made, "_orig_mod"
+    m.event(program.WRAP, given.node, inner, value="compile", wrapper=made)
+    return made
+
+
+@effect(
+    "torch.nn.SyncBatchNorm.convert_sync_batchnorm", "torch.jit.script", "torch.jit.trace",
+    "torch.distributed.optim.ZeroRedundancyOptimizer",
+)  # fmt: skip
+def through(m: Machine, given: Call) -> Any:
+    return given.get(0, "module", Unknown(m.spot(given.node)))
+
+
+@effect("copy.deepcopy")
+def deepcopy(m: Machine, given: Call) -> Any:
+    value = given.get(0, "x")
+    if isinstance(value, Module):
+        return copied(m, value, given.node)
+    if isinstance(value, List):
+        return List(
+            [copied(m, x, given.node) if isinstance(x, Module) else x for x in value.items],
+            value.open,
+        )
+    if isinstance(value, Dict):
+        return Dict(dict(value.items), value.open)
+    if isinstance(value, Optimizer):
+        return Unknown(m.spot(given.node))
+    return value
+
+
+@effect("copy.copy")
+def copy(m: Machine, given: Call) -> Any:
+    return given.get(0, "x")
+
+
+def copied(m: Machine, module: Module, node: Any) -> Module:
+    """A copy of a module: equal parts, none of them the same."""
+    twin = m.new_module(module.type, node)
+    for name in (
+        "open",
+        "pretrained",
+        "norm",
+        "batchnorm",
+        "stochastic",
+        "architecture",
+        "cls",
+        "training",
+        "wrapper",
+    ):
+        setattr(twin, name, getattr(module, name))
+    twin.options, twin.attributes = dict(module.options), dict(module.attributes)
+    twin.modes = list(module.modes)
+    twin.copied = module
+    for name, param in module.params.items():
+        _copy_param(m, param, twin, name)
+    for rest in module.rest:
+        for leaf in rest.leaves():
+            _copy_param(m, leaf, twin, "")
+    for name, child in module.children.items():
+        inner = copied(m, child, node)
+        twin.children[name] = inner
+        inner.parent, inner.name = twin, name
+    return twin
+
+
+def _copy_param(m: Machine, param: Param, twin: Module, name: str) -> None:
+    made = m.new_param(twin, name, norm=param.norm)
+    made.tests, made.born, made.trainable = param.tests, param.born, param.trainable
+    made.writes = list(param.writes)
+
+
+@effect("torch.nn.Identity")
+def identity(m: Machine, given: Call) -> Any:
+    made = m.new_module("torch.nn.Identity", given.node)
+    made.pretrained = False
+    return made
