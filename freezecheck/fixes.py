@@ -48,8 +48,8 @@ def apply(findings: Iterable[Finding], read: Callable[[str], str], *, unsafe: bo
     """
     fixed = Fixed()
     pages: dict[str, Page] = {}
-    for fix in _distinct(findings):
-        if not fix.safe and not unsafe:
+    for fix, safe in _distinct(findings).items():
+        if not safe and not unsafe:
             fixed.unsafe += 1
             continue
         for edit in fix.edits:
@@ -60,9 +60,15 @@ def apply(findings: Iterable[Finding], read: Callable[[str], str], *, unsafe: bo
     return fixed
 
 
-def _distinct(findings: Iterable[Finding]) -> Iterable[Fix]:
-    """The fixes that have edits, each once."""
-    return dict.fromkeys(f.fix for f in findings if f.fix and f.fix.edits)
+def _distinct(findings: Iterable[Finding]) -> dict[Fix, bool]:
+    """The fixes that have edits, each once, and whether they are safe: so is none of what
+    needs a particular branch of the program."""
+    safe: dict[Fix, bool] = {}
+    for finding in findings:
+        fix = finding.fix
+        if fix is not None and fix.edits:
+            safe[fix] = safe.get(fix, False) or (fix.safe and finding.certain)
+    return safe
 
 
 def _take(fix: Fix, pages: dict[str, Page]) -> bool:

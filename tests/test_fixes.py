@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 
@@ -69,6 +70,15 @@ def test_unsafe_fixes_wait_to_be_asked_for():
     assert (result.texts, result.applied, result.unsafe) == ({}, 0, 1)
     result = fixes.apply([unsafe], lambda path: text, unsafe=True)
     assert (result.texts, result.applied, result.unsafe) == ({PATH: "model.eval()\n"}, 1, 0)
+
+
+def test_what_needs_a_particular_branch_is_not_fixed_safely():
+    text = "model.eval\n"
+    certain = finding(edit(1, 11, 1, 11, "()"))
+    uncertain = dataclasses.replace(certain, certain=False)
+    assert fixed(text, uncertain) == text
+    assert fixed(text, uncertain, unsafe=True) == "model.eval()\n"
+    assert fixed(text, uncertain, certain) == "model.eval()\n"
 
 
 def test_of_fixes_that_overlap_the_first_is_applied_whole():
