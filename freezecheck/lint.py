@@ -16,6 +16,7 @@ from freezecheck.report.linted import Linted
 from freezecheck.rule import Rule
 from freezecheck.source import notebook, skim
 from freezecheck.source.analysis import analyze
+from freezecheck.source.project import Project, dotted
 from freezecheck.source.read import Source, read
 from freezecheck.text import Comment, Problem, Text
 
@@ -77,8 +78,9 @@ class Checked:
 class Linter:
     """Looks at files, one by one; lives in each process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, files: Sequence[str]) -> None:
         self.settings = settings
+        self._project = Project(files, settings.data)
         self._rules: dict[str, tuple[Rule, ...]] = {}
 
     def rules(self, path: str) -> tuple[Rule, ...]:
@@ -116,7 +118,13 @@ class Linter:
 
     def _analyze(self, source: Source, checked: Checked) -> None:
         assert source.tree is not None
-        analysis = analyze(source.tree, source.path, like=closest(source.path).like)
+        analysis = analyze(
+            source.tree,
+            source.path,
+            modules=self._project.imports(source.path),
+            like=closest(source.path).like,
+            name=dotted(source.path),
+        )
         found = check_source(self.rules(source.path), analysis.worlds)
         checked.findings = [f for f in found if f.certain or self.settings.strict]
         checked.calls = len(analysis.calls)
@@ -139,7 +147,7 @@ def _our_fault(problem: Exception, path: str) -> Problem:
 
 def lint(files: Sequence[str], settings: Settings, *, jobs: int | None = 1) -> Linted:
     """What the rules find in these files."""
-    linter = Linter(settings)
+    linter = Linter(settings, files)
     return _Run(linter, files, [linter.check(path) for path in files]).linted()
 
 

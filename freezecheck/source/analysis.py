@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from freezecheck import program
@@ -50,7 +50,7 @@ def analyze(
     tree: ast.Module,
     path: str,
     *,
-    modules: dict[str, tuple[ast.Module, str]] | None = None,
+    modules: Mapping[str, tuple[ast.Module, str]] | None = None,
     like: dict[str, str] | None = None,
     name: str = "",
     steps: int = STEPS,
@@ -67,7 +67,11 @@ def analyze(
 
     def imports(wanted: str) -> File | None:
         found = others.get(wanted)
-        return None if found is None else File(*found, wanted)
+        if found is None:
+            return None
+        # A package is the base of its own relative imports.
+        package = found[1].endswith("__init__.py") and not wanted.endswith("__init__")
+        return File(*found, f"{wanted}.__init__" if package else wanted)
 
     result = Analysis()
     known: dict[tuple[int, str], None] = {}
