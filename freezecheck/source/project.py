@@ -19,6 +19,7 @@ from freezecheck.source.read import read
 
 _FILES = 16  # that are followed for one file
 _BYTES = 300_000  # of text in them
+_SHORT = 10_000  # bytes
 _KEPT = 64  # trees in memory
 
 # Where the modules of everybody lie; what is beside a module there is not its project.
@@ -67,7 +68,8 @@ class Project:
             data = self._data(path)
         except OSError:
             return None, 0
-        if len(data) > _BYTES or not skim.matters(data):
+        # A short file without a word of ours may pass on what is defined elsewhere.
+        if len(data) > _BYTES or not (len(data) < _SHORT or skim.matters(data)):
             return None, 0
         return read(path, data).tree, len(data)
 
