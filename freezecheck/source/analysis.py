@@ -63,7 +63,7 @@ def analyze(
     dotted name, for relative imports.
     """
     file = File(tree, path, name or path.rpartition("/")[2].removesuffix(".py"))
-    others = modules or {}
+    others = {} if modules is None else modules  # one that reads when asked may seem empty
 
     def imports(wanted: str) -> File | None:
         found = others.get(wanted)
