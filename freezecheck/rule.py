@@ -37,7 +37,8 @@ class Example:
     A line that ends in `# <- FC201` must be the site of that finding; a line
     with `# todo: FC201` marks a known gap. The word after `python` on the fence
     says what the block needs: `python` alone is a script that runs,
-    `python source` is text that only the source half can judge,
+    `python source` is text that only the source half can judge, `python live` one
+    that only a run can,
     `python needs=peft` runs where peft is installed.
     """
 

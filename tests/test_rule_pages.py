@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import pkgutil
 
@@ -9,7 +10,9 @@ import pytest
 from recording import record
 
 from freezecheck import catalogue, rules
+from freezecheck.check import check_source
 from freezecheck.rule import SECTIONS, Example, Rule
+from freezecheck.source.analysis import analyze
 
 RULES = catalogue.load()
 EXAMPLES = [example for rule in RULES for example in rule.examples()]
@@ -52,3 +55,18 @@ def test_example(example: Example):
     assert found == sorted(example.expected), [str(f.message) for f in findings]
     assert not set(found) & set(example.gaps), "a known gap is closed: unmark it"
     assert all(f.site is None or f.site.path == filename for f in findings)
+
+
+BY_CODE = {rule.code: rule for rule in RULES}
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=str)
+def test_example_in_the_source_half(example: Example):
+    """The text alone tells the same, as far as the rules have a source half."""
+    if "live" in example.options:
+        pytest.skip("the text alone does not tell")
+    findings = check_source(RULES, analyze(ast.parse(example.code), "example.py").worlds)
+    found = sorted((f.site.line if f.site else 0, f.code) for f in findings if f.certain)
+    expected = [e for e in example.expected if type(BY_CODE[e[1]]).in_source is not Rule.in_source]
+    assert found == sorted(expected), [f"{f.site}: {f.code} {f.message}" for f in findings]
+    assert not set(found) & set(example.gaps), "a known gap is closed: unmark it"
