@@ -126,7 +126,11 @@ class Linter:
             name=dotted(source.path),
         )
         found = check_source(self.rules(source.path), analysis.worlds)
-        checked.findings = [f for f in found if f.certain or self.settings.strict]
+        found = [f for f in found if f.certain or self.settings.strict]
+        if found:
+            from freezecheck.source import remedies
+
+            checked.findings = remedies.attach(found, source)
         checked.calls = len(analysis.calls)
         checked.complete = analysis.complete
 

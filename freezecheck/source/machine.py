@@ -139,7 +139,7 @@ class Machine:
     # Places
 
     def site(self, node: Any) -> Site:
-        """Where a node is; columns count characters only in ASCII lines, see `analysis`."""
+        """Where a node is; its columns count characters (`source.columns`)."""
         end = node.end_col_offset
         return Site(
             self.scope.file.path,

@@ -9,6 +9,7 @@ import warnings
 
 from freezecheck.finding import Site
 from freezecheck.source import notebook
+from freezecheck.source.columns import count_characters
 from freezecheck.text import Problem
 
 _NESTED = "it is nested too deeply"
@@ -65,6 +66,7 @@ def _read_script(source: Source, data: bytes) -> None:
         return
     try:
         source.tree = ast.parse(source.text)
+        count_characters(source.tree, source.text)
     except SyntaxError as problem:
         source.object(*_syntax(problem))
     except (RecursionError, MemoryError):
@@ -87,7 +89,9 @@ def _read_notebook(source: Source, data: bytes) -> None:
     for cell in source.cells:
         before = cell.first - 1
         try:
-            for statement in notebook.parse(cell).body:
+            tree = notebook.parse(cell)
+            count_characters(tree, cell.source)
+            for statement in tree.body:
                 body.append(ast.increment_lineno(statement, before))
         except SyntaxError as problem:
             message, line, column = _syntax(problem)
