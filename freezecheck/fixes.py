@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from freezecheck.finding import Edit, Finding, Fix
+from freezecheck.finding import Edit, Finding
 
 _END = re.compile(r"\r\n|\r|\n")  # of a line, as Python counts them; \f and \v end none
 
@@ -48,38 +48,38 @@ def apply(findings: Iterable[Finding], read: Callable[[str], str], *, unsafe: bo
     """
     fixed = Fixed()
     pages: dict[str, Page] = {}
-    for fix, safe in _distinct(findings).items():
+    for edits, safe in _distinct(findings).items():
         if not safe and not unsafe:
             fixed.unsafe += 1
             continue
-        for edit in fix.edits:
+        for edit in edits:
             if edit.site.path not in pages:
                 pages[edit.site.path] = Page(read(edit.site.path))
-        fixed.applied += _take(fix, pages)
+        fixed.applied += _take(edits, pages)
     fixed.texts = {path: page.new for path, page in pages.items() if page.new != page.old}
     return fixed
 
 
-def _distinct(findings: Iterable[Finding]) -> dict[Fix, bool]:
-    """The fixes that have edits, each once, and whether they are safe: so is none of what
-    needs a particular branch of the program."""
-    safe: dict[Fix, bool] = {}
+def _distinct(findings: Iterable[Finding]) -> dict[tuple[Edit, ...], bool]:
+    """The edits of each fix, once, and whether they are safe: so is none of what needs a
+    particular branch of the program."""
+    safe: dict[tuple[Edit, ...], bool] = {}
     for finding in findings:
         fix = finding.fix
         if fix is not None and fix.edits:
-            safe[fix] = safe.get(fix, False) or (fix.safe and finding.certain)
+            safe[fix.edits] = safe.get(fix.edits, False) or (fix.safe and finding.certain)
     return safe
 
 
-def _take(fix: Fix, pages: dict[str, Page]) -> bool:
+def _take(edits: Iterable[Edit], pages: dict[str, Page]) -> bool:
     """Add all edits of a fix to their pages, or none of them."""
     taken: list[tuple[Page, list[Change]]] = []
     by_path: dict[str, list[Edit]] = {}
-    for edit in fix.edits:
+    for edit in edits:
         by_path.setdefault(edit.site.path, []).append(edit)
-    for path, edits in by_path.items():
+    for path, those in by_path.items():
         before = pages[path].changes
-        if not pages[path].take(edits):
+        if not pages[path].take(those):
             for page, changes in taken:
                 page.changes = changes
             return False
