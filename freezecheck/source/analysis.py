@@ -27,9 +27,9 @@ from freezecheck.source import (  # noqa: F401  (they register what they know)
     wrappers,
 )
 from freezecheck.source.machine import Budget, File, Machine, Raised, Split
+from freezecheck.source.scope import Scope
 from freezecheck.source.statements import Return
 
-WAYS = 32  # through one entry
 STEPS = 400_000  # statements and expressions, for a whole file
 
 
@@ -78,21 +78,24 @@ def analyze(
     reached: set[int] = set()
     left = steps
 
-    def explore(start: entries.Entry) -> None:
+    def machine(start: str, prescribed: tuple[bool, ...] = ()) -> Machine:
+        return Machine(
+            file, imports=imports, like=like, prescribed=prescribed, steps=left, entry=start
+        )
+
+    def explore(start: entries.Entry, scope: Scope | None) -> None:
+        """Go the ways through one entry; with the names in `scope`, where given."""
         nonlocal left
         queue: deque[tuple[bool, ...]] = deque([()])
-        for _ in range(WAYS):
+        for _ in range(start.ways):
             if not queue or left <= 0:
                 break
             prescribed = queue.popleft()
-            m = Machine(
-                file,
-                imports=imports,
-                like=like,
-                prescribed=prescribed,
-                steps=left,
-                entry=start.name,
-            )
+            m = machine(start.name, prescribed)
+            if scope is not None:
+                m.scope = scope
+            elif start.name:
+                _run(m, lambda m: entries.define(m, tree), last=False)
             _run(m, start.run)
             left -= max(left - m.steps, 1)
             result.worlds.append(_finished(m))
@@ -105,16 +108,20 @@ def analyze(
         if left <= 0:
             result.complete = False
 
-    explore(entries.script(tree))
-    for start in entries.others(tree, reached):
+    explore(entries.script(tree), None)
+    definitions = machine("")
+    _run(definitions, lambda m: entries.define(m, tree), last=False)
+    # Mere definitions are made once; a file that builds models as it is imported, each time.
+    shared = None if definitions.world.events or definitions.world.modules else definitions.scope
+    for start in entries.others(tree):
         if left > 0 and not start.covered(reached):
-            explore(start)
+            explore(start, shared)
     result.calls = list(known)
     return result
 
 
-def _run(m: Machine, start: Callable[[Machine], None]) -> None:
-    """Go one way; how it ended is its last event."""
+def _run(m: Machine, start: Callable[[Machine], None], *, last: bool = True) -> None:
+    """Go one way; how it ended is its last event, if it is the `last` part of it."""
     how = "end"
     try:
         start(m)
@@ -126,6 +133,8 @@ def _run(m: Machine, start: Callable[[Machine], None]) -> None:
         how = "raise"
     except RecursionError:
         how = "budget"
+    if not last:
+        return
     m.stack.clear()
     m.event(program.END, None, value=how)
     m.world.complete = how == "end"

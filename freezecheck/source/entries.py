@@ -4,6 +4,7 @@ itself never gets to, with arguments of which nothing is known."""
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -13,13 +14,26 @@ from freezecheck.source.machine import Machine
 from freezecheck.source.values import Class, Function, Instance, Unknown
 
 
-class Entry:
-    """One way in. `nodes` are the functions that it is there for."""
+# Words without which a function does nothing that a rule speaks about.
+_DEEDS = re.compile(
+    r"require\w*grad|freez|frozen|^optim|optimizer|^SGD$|^Adam|^backward$|^step$|sched|trainable"
+    r"|from_pretrained|^eval$|^train$|parameters$|Parallel$|load_state_dict|^compile$|^fit|Trainer"
+    r"|^out_(features|channels)$|track_running|isinstance|oftmax|checkpoint",
+    re.IGNORECASE,
+)
 
-    def __init__(self, name: str, run: Callable[[Machine], None], nodes: list[Any]) -> None:
+
+class Entry:
+    """One way in. `nodes` are the functions that it is there for, `ways` how many ways
+    through it are tried."""
+
+    def __init__(
+        self, name: str, run: Callable[[Machine], None], nodes: list[Any], ways: int
+    ) -> None:
         self.name = name
         self.run = run
         self.nodes = nodes
+        self.ways = ways
 
     def covered(self, reached: set[int]) -> bool:
         """All of it has been run already."""
@@ -33,16 +47,22 @@ def script(tree: ast.Module) -> Entry:
         m.scope.names["__name__"] = "__main__"
         m.run(tree.body)
 
-    return Entry("", run, [])
+    return Entry("", run, [], 32)
 
 
-def others(tree: ast.Module, reached: set[int]) -> Iterator[Entry]:
-    """Functions and classes, those that call others first."""
+def define(m: Machine, tree: ast.Module) -> None:
+    """The definitions of a file, as an import makes them."""
+    m.scope.names["__name__"] = m.file.name
+    m.run(tree.body)
+
+
+def others(tree: ast.Module) -> Iterator[Entry]:
+    """Functions and classes, those that call others first; they need `define`."""
     for node in reversed(_definitions(tree)):
         if isinstance(node, ast.ClassDef):
-            yield from _class(tree, node)
+            yield from _class(node)
         elif _matters(node):
-            yield Entry(node.name, _function(tree, node), [node])
+            yield Entry(node.name, _function(node), [node], 16)
 
 
 def _definitions(tree: ast.Module) -> list[Any]:
@@ -56,18 +76,11 @@ def _definitions(tree: ast.Module) -> list[Any]:
 
 
 def _matters(node: Any) -> bool:
-    return any(relevance._WORDS.search(word) for word in relevance.words(node))
+    return any(_DEEDS.search(word) for word in relevance.words(node))
 
 
-def _top(m: Machine, tree: ast.Module) -> None:
-    """The definitions of a file, as an import makes them."""
-    m.scope.names["__name__"] = m.file.name
-    m.run(tree.body)
-
-
-def _function(tree: ast.Module, node: Any) -> Callable[[Machine], None]:
+def _function(node: Any) -> Callable[[Machine], None]:
     def run(m: Machine) -> None:
-        _top(m, tree)
         function = m.scope.get(node.name)
         if isinstance(function, Function):
             calls.invoke(m, function, [], {}, None)
@@ -75,20 +88,29 @@ def _function(tree: ast.Module, node: Any) -> Callable[[Machine], None]:
     return run
 
 
-def _class(tree: ast.Module, node: ast.ClassDef) -> Iterator[Entry]:
+def _class(node: ast.ClassDef) -> Iterator[Entry]:
     """Each method that matters, of an object made of what is not known."""
     methods = [
-        each
-        for each in node.body
-        if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef)) and _matters(each)
+        each for each in node.body if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))
     ]
     for each in reversed(methods):
-        yield Entry(f"{node.name}.{each.name}", _method(tree, node, each), [each])
+        if _matters(each) or (each.name == "__init__" and _keeps_lists(each)):
+            yield Entry(f"{node.name}.{each.name}", _method(node, each), [each], 8)
 
 
-def _method(tree: ast.Module, node: ast.ClassDef, method: Any) -> Callable[[Machine], None]:
+def _keeps_lists(node: Any) -> bool:
+    """A constructor sets an attribute to a list or a dict, which may hold modules."""
+    plain = (ast.List, ast.ListComp, ast.Dict, ast.DictComp, ast.Tuple)
+    return any(
+        isinstance(each, ast.Assign)
+        and isinstance(each.value, plain)
+        and isinstance(each.targets[0], ast.Attribute)
+        for each in ast.walk(node)
+    )
+
+
+def _method(node: ast.ClassDef, method: Any) -> Callable[[Machine], None]:
     def run(m: Machine) -> None:
-        _top(m, tree)
         cls = m.scope.get(node.name)
         if not isinstance(cls, Class):
             return
