@@ -65,6 +65,8 @@ def test_example_in_the_source_half(example: Example):
     """The text alone tells the same, as far as the rules have a source half."""
     if "live" in example.options:
         pytest.skip("the text alone does not tell")
+    if example.rule == "FC003":
+        pytest.skip("it cannot be parsed")
     findings = check_source(RULES, analyze(ast.parse(example.code), "example.py").worlds)
     found = sorted((f.site.line if f.site else 0, f.code) for f in findings if f.certain)
     expected = [e for e in example.expected if type(BY_CODE[e[1]]).in_source is not Rule.in_source]

@@ -21,7 +21,6 @@ from freezecheck.source import (  # noqa: F401  (they register what they know)
     expressions,
     forward,
     loops,
-    modules,
     optim,
     statements,
     wrappers,

@@ -13,7 +13,6 @@ from freezecheck.source.calls import Call
 from freezecheck.source.machine import Machine
 from freezecheck.source.values import Class, Function, Instance, Unknown
 
-
 # Words without which a function does nothing that a rule speaks about.
 _DEEDS = re.compile(
     r"require\w*grad|freez|frozen|^optim|optimizer|^SGD$|^Adam|^backward$|^step$|sched|trainable"
