@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import freezecheck.source.modules  # noqa: F401
 from freezecheck import program
 from freezecheck.program import World
 from freezecheck.source import (  # noqa: F401  (they register what they know)

@@ -83,7 +83,7 @@ def load(m: Machine, owner: Any, name: str, node: Any) -> Any:
     if isinstance(owner, Module):
         return _of_module(m, owner, name, node)
     if isinstance(owner, Param):
-        return _of_param(owner, name)
+        return _of_param(m, owner, name)
     if isinstance(owner, Tensor):
         if name in ("data",):
             return Tensor(owner.through, cut="data", copy="data", param=owner.param)
@@ -136,13 +136,10 @@ def _of_module(m: Machine, owner: Module, name: str, node: Any) -> Any:
         structure.unfold(m, owner)
         if name in owner.children or name in owner.params:
             return owner.children.get(name, owner.params.get(name))
-    if name in MODULE_METHODS and owner.builder != "ModuleDict":
-        return Method(owner, name)
     if name in MODULE_METHODS:
         return Method(owner, name)
-    if owner.wrapper and "module" in owner.children:
-        if owner.wrapper == "compile":
-            return load(m, owner.children["module"], name, node)
+    if owner.wrapper == "compile":
+        return load(m, owner.children["_orig_mod"], name, node)
     if owner.open:
         return Unknown(f"<module {owner.id}>.{name}", (owner, name))
     if owner.type == "torch.nn.Linear" or owner.norm or not owner.cls:
@@ -162,7 +159,7 @@ def _bound(m: Machine, owner: Any, found: Any, name: str, node: Any) -> Any:
     return method
 
 
-def _of_param(owner: Param, name: str) -> Any:
+def _of_param(m: Machine, owner: Param, name: str) -> Any:
     if name == "requires_grad":
         held = owner.trainable
         return conditions.wrapped(
@@ -170,6 +167,11 @@ def _of_param(owner: Param, name: str) -> Any:
         )
     if name == "data":
         return Tensor(copy="data", cut="data", param=owner)
+    if name in ("ndim", "shape"):
+        size = structure.dimensions(m, owner)
+        if size is not None:
+            parts = tuple(Unknown(f"<param {owner.id}>.shape[{i}]") for i in range(size))
+            return size if name == "ndim" else parts
     if name in _PARAM_VALUES:
         return Unknown(f"<param {owner.id}>.{name}")
     return Method(owner, name)
@@ -198,11 +200,9 @@ def _of_super(m: Machine, owner: Super, name: str) -> Any:
 
 def label(value: Any, name: str) -> None:
     """A module, an optimizer or a scheduler is called after the first name that it gets."""
-    if isinstance(value, (Optimizer, Scheduler)) or (
-        isinstance(value, Module) and value.parent is None
-    ):
-        if not value.label:
-            value.label = name
+    root = isinstance(value, Module) and value.parent is None
+    if (root or isinstance(value, (Optimizer, Scheduler))) and not value.label:
+        value.label = name
 
 
 def store(m: Machine, target: ast.Attribute, owner: Any, name: str, value: Any) -> None:

@@ -208,8 +208,7 @@ def chain(m: Machine, given: Call) -> Any:
 @effect("itertools.chain.from_iterable")
 def chain_from(m: Machine, given: Call) -> Any:
     outer, complete = iteration.items(m, given.get(0), given.node)
-    inner = chain(m, Call(given.node, outer, open=not complete))
-    return inner
+    return chain(m, Call(given.node, outer, open=not complete))
 
 
 @effect("iter")

@@ -225,9 +225,9 @@ def sliced(m: Machine, owner: Any, parts: list[Any], node: ast.Subscript) -> Any
         structure.unfold(m, owner)
         made = m.new_module("torch.nn.Sequential", node)
         made.pretrained = owner.pretrained
-        made.children = dict(
-            (str(i), child) for i, child in enumerate(list(owner.children.values())[slice(*parts)])
-        )
+        made.children = {
+            str(i): child for i, child in enumerate(list(owner.children.values())[slice(*parts)])
+        }
         made.parent = owner  # its children stay where they are
         made.name = "<slice>"
         return made

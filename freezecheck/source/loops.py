@@ -7,6 +7,7 @@ compares the variable with, so that `if epoch == 5` is reached with what five ep
 from __future__ import annotations
 
 import ast
+import contextlib
 from typing import Any
 
 from freezecheck.source import conditions, iteration
@@ -43,10 +44,8 @@ def run(m: Machine, node: ast.For | ast.AsyncFor) -> None:
         with m.passing(node, number):
             number += 1
             bind(m, node.target, item)
-            try:
+            with contextlib.suppress(Continue):
                 m.run(node.body)
-            except Continue:
-                pass
 
     try:
         if complete and len(found) > LONGEST and not _has_parts(found):
@@ -134,10 +133,8 @@ def run_while(m: Machine, node: ast.While) -> None:
                 unknown += 1
             with m.passing(node, number):
                 number += 1
-                try:
+                with contextlib.suppress(Continue):
                     m.run(node.body)
-                except Continue:
-                    pass
     except Break:
         return
     m.run(node.orelse)

@@ -74,7 +74,7 @@ def build(
 def collect(m: Machine, params: Any, node: Any) -> list[Group]:
     """The groups that an optimizer makes of its first argument."""
     spent = isinstance(params, Iterator) and params.spent
-    if isinstance(params, Param) or isinstance(params, Dict):
+    if isinstance(params, (Param, Dict)):
         found, complete = [params], True
     else:
         found, complete = iteration.items(m, params, node)

@@ -204,7 +204,7 @@ def with_(m: Machine, node: ast.With) -> None:
 def gradient_context(value: Any) -> bool | None:
     """Whether gradients are on in a context manager that switches them; None for others."""
     name = getattr(value, "key", "") if isinstance(value, Unknown) else ""
-    if name.startswith("torch.no_grad") or name.startswith("torch.inference_mode"):
+    if name.startswith(("torch.no_grad", "torch.inference_mode")):
         return False
     if name.startswith("torch.enable_grad"):
         return True

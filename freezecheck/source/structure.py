@@ -13,7 +13,7 @@ from typing import Any
 
 from freezecheck import pattern
 from freezecheck.program import Module, Param
-from freezecheck.source.machine import Machine
+from freezecheck.source.machine import Machine, Split
 
 NORMS = "<norms>"  # the child that stands for BatchNorm layers at unknown places
 
@@ -60,6 +60,24 @@ def unfold(m: Machine, module: Module) -> None:
     whole.parts = tuple(module.parameters())
     for param in whole.parts:
         _inherit(param, whole)
+
+
+def dimensions(m: Machine, param: Param) -> int | None:
+    """How many dimensions a parameter has, as far as its layer tells."""
+    module = param.module
+    if not param.one:
+        if is_folded(module):
+            unfold(m, module)
+            raise Split(param)
+        return None
+    if module.norm is not None or (param.name == "bias" and module.type.startswith("torch.nn.")):
+        return 1
+    if param.name != "weight":
+        return None
+    kind = module.builder
+    if kind.startswith("Conv") and kind.endswith(("1d", "2d", "3d")):
+        return 2 + int(kind[-2])
+    return 2 if kind in ("Linear", "Embedding") else None
 
 
 def unfold_all(m: Machine, module: Module) -> None:
@@ -143,7 +161,7 @@ def _norms_child(m: Machine, module: Module, like: Module) -> Module:
 
 def cut(m: Machine, param: Param, test: Any) -> None:
     """Take a rest apart by a test on names: unfold it where its parts are known, else in two."""
-    (param,) = [leaf for leaf in param.leaves()][:1]
+    (param,) = list(param.leaves())[:1]
     module = param.module
     if is_folded(module):
         unfold(m, module)
