@@ -304,9 +304,10 @@ def has(m: Machine, owner: Any, name: Any) -> bool | None:
         ):
             return True
         return None if owner.open or owner.cls is not None else name in owner.options
-    if isinstance(owner, Instance) and isinstance(name, str):
-        if name in owner.attributes or (owner.cls is not None and owner.cls.find(name) is not None):
-            return True
+    if isinstance(owner, Instance) and (
+        name in owner.attributes or (owner.cls is not None and owner.cls.find(name) is not None)
+    ):
+        return True
     return None
 
 

@@ -102,12 +102,11 @@ def binary(m: Machine, node: Any, op: ast.operator, left: Any, right: Any) -> An
                 return _BINARY[type(op)](left, right)
         except (TypeError, ValueError, ArithmeticError):
             pass
-    if isinstance(op, ast.Pow) and all(isinstance(x, (int, float)) for x in (left, right)):
-        if abs(right) < 200 and abs(left) < 1e6:
-            try:
-                return left**right
-            except ArithmeticError:
-                pass
+    if isinstance(op, ast.Pow) and _is_small(left, 1e6) and _is_small(right, 200):
+        try:
+            return left**right
+        except ArithmeticError:
+            pass
     if (
         isinstance(op, ast.Add)
         and isinstance(left, (List, tuple))
@@ -122,6 +121,10 @@ def binary(m: Machine, node: Any, op: ast.operator, left: Any, right: Any) -> An
     if isinstance(left, Tensor) or isinstance(right, Tensor):
         return _tensorial(left, right)
     return Unknown(f"({key_of(left)} {type(op).__name__} {key_of(right)})")
+
+
+def _is_small(value: Any, limit: float) -> bool:
+    return isinstance(value, (int, float)) and abs(value) < limit
 
 
 def _tensorial(*values: Any) -> Tensor | None:
@@ -140,11 +143,7 @@ def conditional(m: Machine, node: ast.IfExp) -> Any:
     if not isinstance(held, bool):
         from freezecheck.source import relevance
 
-        if not any(
-            relevance._WORDS.search(word)
-            for part in (node.body, node.orelse)
-            for word in relevance.words(part)  # type: ignore[arg-type]
-        ):
+        if not (relevance.speaks_of(node.body) or relevance.speaks_of(node.orelse)):
             return Unknown(m.spot(node))
         held = m.decide(held, node.test)
     return m.evaluate(node.body if held else node.orelse)

@@ -37,9 +37,8 @@ def run(m: Machine, module: Module, given: Call) -> Any:
     result: Any = None
     forward = module.cls.find("forward") if module.cls is not None else None
     if isinstance(forward, Function):
-        given_args = [a if not isinstance(a, Unknown) else a for a in given.args]
         result = calls.invoke(
-            m, forward, [module, *given_args], given.keywords, given.node, given.open
+            m, forward, [module, *given.args], given.keywords, given.node, given.open
         )
     elif short == "Sequential" and module.children and not module.open:
         result = given.get(0)

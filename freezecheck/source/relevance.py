@@ -52,23 +52,28 @@ def _speaks(m: Machine, statement: ast.stmt, depth: int = 0) -> bool:
         value = statement.value  # type: ignore[attr-defined]
         if isinstance(value, ast.Call) and _called(value) in _QUIET:
             return False
-    for word in words(statement):
-        if _WORDS.search(word):
+    if speaks_of(statement):
+        return True
+    for node in ast.walk(statement):
+        if isinstance(node, (ast.Return, ast.Break, ast.Continue)) and depth == 0:
             return True
-    if depth < 3:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                function = m.scope.get(node.func.id)
-                if isinstance(function, Function) and isinstance(function.node.body, list):
-                    if any(
-                        _speaks(m, each, depth + 1)
-                        for each in function.node.body
-                        if not isinstance(each, ast.Return)
-                    ):
-                        return True
-            if isinstance(node, (ast.Return, ast.Break, ast.Continue)) and depth == 0:
-                return True
+        if isinstance(node, ast.Call) and depth < 3 and _calls_one_that_speaks(m, node, depth):
+            return True
     return False
+
+
+def _calls_one_that_speaks(m: Machine, call: ast.Call, depth: int) -> bool:
+    """It calls a function of the file's own that may touch what we follow."""
+    function = m.scope.get(call.func.id) if isinstance(call.func, ast.Name) else None
+    if not isinstance(function, Function) or not isinstance(function.node.body, list):
+        return False
+    inner = [each for each in function.node.body if not isinstance(each, ast.Return)]
+    return any(_speaks(m, each, depth + 1) for each in inner)
+
+
+def speaks_of(node: ast.AST) -> bool:
+    """One of its identifiers is a word for what we follow."""
+    return any(_WORDS.search(word) for word in words(node))
 
 
 def _called(call: ast.Call) -> str:
@@ -76,10 +81,10 @@ def _called(call: ast.Call) -> str:
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
-_seen: dict[int, tuple[ast.stmt, frozenset[str]]] = {}
+_seen: dict[int, tuple[ast.AST, frozenset[str]]] = {}
 
 
-def words(statement: ast.stmt) -> frozenset[str]:
+def words(statement: ast.AST) -> frozenset[str]:
     """The identifiers in a statement."""
     entry = _seen.get(id(statement))
     if entry is not None and entry[0] is statement:
