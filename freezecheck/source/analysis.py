@@ -18,12 +18,14 @@ from freezecheck import program
 from freezecheck.program import World
 from freezecheck.source import (  # noqa: F401  (they register what they know)
     builtin,
+    containers,
     entries,
     expressions,
     forward,
     loops,
     optim,
     statements,
+    tensors,
     wrappers,
 )
 from freezecheck.source.machine import Budget, File, Machine, Raised, Split

@@ -24,6 +24,7 @@ from freezecheck.source.values import (
     Tensor,
     Unknown,
     is_constant,
+    joined,
     key_of,
 )
 
@@ -61,7 +62,7 @@ def as_module(m: Machine, value: Any, node: Any = None) -> Module | None:
     else:
         found = m.new_module("", None)
         found.label = value.key if value.key.replace(".", "").replace("_", "").isalnum() else ""
-        found.training = None  # in whatever mode it was handed over
+        found.born = None  # in whatever mode it was handed over
         structure.open_up(m, found)
         for rest in found.rest:
             rest.born = rest.trainable = None
@@ -86,9 +87,11 @@ def load(m: Machine, owner: Any, name: str, node: Any) -> Any:
         return _of_param(m, owner, name)
     if isinstance(owner, Tensor):
         if name in ("data",):
-            return Tensor(owner.through, cut="data", copy="data", param=owner.param)
+            return owner.severed("data", m.site(node), copy="data")
         if name in ("loss", "logits", "last_hidden_state", "pooler_output", "T", "mT"):
-            return Tensor(owner.through, cut=owner.cut, loss=name == "loss")
+            found = joined([owner], loss=name == "loss")
+            found.needs = owner.needs
+            return found
         if name in ("shape", "dtype", "device", "requires_grad", "ndim", "grad", "grad_fn"):
             return Unknown(f"{key_of(owner)}.{name}")
         return Method(owner, name)
@@ -228,7 +231,16 @@ def store(m: Machine, target: ast.Attribute, owner: Any, name: str, value: Any) 
     elif isinstance(owner, Class):
         owner.members[name] = value
     elif isinstance(owner, (Tensor, Method, Library, Optimizer, Scheduler)):
-        m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name)
+        passing = isinstance(owner, Tensor) and is_passing(target.value)
+        m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name, passing=passing)
+
+
+def is_passing(node: ast.expr) -> bool:
+    """The expression makes a tensor that nothing else holds: `p.data`, `p.detach()`,
+    `model.state_dict()["fc.bias"]`."""
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    return isinstance(node, ast.Call) or (isinstance(node, ast.Attribute) and node.attr == "data")
 
 
 def flag(m: Machine, value: Any, node: Any) -> bool | None:
@@ -246,7 +258,7 @@ def _set_on_param(m: Machine, target: ast.Attribute, param: Param, name: str, va
 
 def set_on_module(m: Machine, target: Any, owner: Module, name: str, value: Any) -> None:
     """`module.name = value`: a child, a parameter, or a plain attribute."""
-    from freezecheck.source.builtin import parameter_of
+    from freezecheck.source.making import parameter_of
 
     structure.unfold(m, owner)
     if isinstance(value, Module):
@@ -268,7 +280,8 @@ def set_on_module(m: Machine, target: Any, owner: Module, name: str, value: Any)
         put(m, target, owner, name, m.assumed[value.key])
         return
     owner.attributes[name] = value
-    m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name)
+    own = owner.cls is not None and ast.unparse(getattr(target, "value", target)) == "self"
+    m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name, own=own)
 
 
 def put(m: Machine, target: Any, owner: Module, name: str, value: Module) -> None:
@@ -392,15 +405,23 @@ def store_item(m: Machine, target: ast.Subscript, owner: Any, index: Any, value:
                 put(m, target, known, str(index), value)
 
 
+def dropped(m: Machine, node: ast.Call) -> None:
+    """`p.data.requires_grad_(False)` as a statement: the tensor that it changes is gone."""
+    event = m.world.events[-1] if m.world.events else None
+    if event is not None and event.kind == program.ATTRIBUTE and event.site == m.site(node):
+        if isinstance(node.func, ast.Attribute):
+            event.data["passing"] = is_passing(node.func.value)
+
+
 def statement(m: Machine, node: ast.expr, result: Any) -> None:
     """An expression statement that does nothing: `model.eval`, `p.requires_grad == False`."""
     if isinstance(node, ast.Attribute):
         if isinstance(result, Method) and isinstance(
-            result.owner, (Module, Optimizer, Scheduler, Param)
+            result.owner, (Module, Optimizer, Scheduler, Param, Tensor)
         ):
             m.event(program.STATEMENT, node, result.owner, value=result.name)
         elif isinstance(result, Unknown) and result.origin and node.attr in ("eval", "train"):
-            m.event(program.STATEMENT, node, None, value=node.attr)
+            m.event(program.STATEMENT, node, None, value=node.attr, owner=ast.unparse(node.value))
     elif isinstance(node, ast.Compare) and isinstance(node.left, ast.Attribute):
         m.event(program.STATEMENT, node, m.evaluate(node.left.value), value=ast.unparse(node))
 

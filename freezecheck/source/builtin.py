@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from freezecheck import program
-from freezecheck.program import Group, Module, Optimizer, Param
+from freezecheck.program import Group, Module, Param
 from freezecheck.source import attributes, calls, conditions, iteration, structure
 from freezecheck.source.calls import Call, effect
 from freezecheck.source.decisions import conjunction
 from freezecheck.source.machine import Machine
-from freezecheck.source.scope import MISSING
 from freezecheck.source.values import (
     Class,
     Dict,
@@ -19,9 +18,7 @@ from freezecheck.source.values import (
     Iterator,
     Library,
     List,
-    Method,
     Name,
-    ParamGroups,
     Partial,
     Stream,
     Super,
@@ -35,6 +32,9 @@ from freezecheck.source.values import (
 @effect("range")
 def range_(m: Machine, given: Call) -> Any:
     args = given.args
+    start: Any
+    stop: Any
+    step: Any
     start, stop, step = 0, args[0] if args else None, 1
     if len(args) > 1:
         start, stop = args[0], args[1]
@@ -341,7 +341,7 @@ def instance_of(m: Machine, value: Any, kind: Any) -> Any:
     """Whether a value is of a class: a formula."""
     unsure = ("is", f"isinstance({key_of(value)}, {key_of(kind)})")
     if isinstance(value, Module):
-        from freezecheck.source.modules import is_kind
+        from freezecheck.source.making import is_kind
 
         held = is_kind(m, value, kind)
         return unsure if held is None else held
@@ -443,119 +443,3 @@ def progress(m: Machine, given: Call) -> Any:
     if calls.called(None, given.node) == "trange":
         return range_(m, given)
     return given.get(0, "iterable", Unknown(m.spot(given.node)))
-
-
-def plain_method(m: Machine, owner: Any, name: str, given: Call) -> Any:
-    """Methods of strings, lists, dicts, groups and names."""
-    if isinstance(owner, Name):
-        return _of_name(m, owner, name, given)
-    if isinstance(owner, List):
-        return _of_list(m, owner, name, given)
-    if isinstance(owner, (Dict, Group)):
-        return _of_dict(m, owner, name, given)
-    if isinstance(owner, str) and all(is_constant(a) for a in given.all()):
-        function = getattr(owner, name, None)
-        if function is not None and name not in ("format", "format_map"):
-            try:
-                result = function(*given.args, **given.keywords)
-            except (TypeError, ValueError, LookupError):
-                return Unknown(m.spot(given.node))
-            return List(result) if isinstance(result, list) else result
-    if isinstance(owner, str) and name == "join":
-        return Unknown(m.spot(given.node))
-    if isinstance(owner, ParamGroups) and name == "append":
-        from freezecheck.source.optim import add_group
-
-        add_group(m, owner.optimizer, given.get(0), given.node)
-        return None
-    return NotImplemented
-
-
-def _of_name(m: Machine, owner: Name, name: str, given: Call) -> Any:
-    if name == "lower":
-        return Name(owner.of, owner.prefix, True)
-    if name in ("startswith", "endswith"):
-        value = given.get(0)
-        literals = (value,) if isinstance(value, str) else value
-        if isinstance(literals, tuple) and all(isinstance(x, str) for x in literals):
-            return conditions.wrapped(conditions.on_name(m, owner, name, literals))
-    if name == "split" and given.args == ["."]:
-        whole = owner.prefix.split(".")[:-1]
-        return List(whole, open=True) if whole else Unknown(f"{id(owner)}.split")
-    return Unknown(f"{id(owner)}.{name}{[key_of(a) for a in given.args]}")
-
-
-def _of_list(m: Machine, owner: List, name: str, given: Call) -> Any:
-    value = given.get(0)
-    if name in ("append", "add"):
-        owner.items.append(value)
-    elif name in ("extend", "update"):
-        found, complete = iteration.items(m, value, given.node)
-        owner.items += found
-        owner.open = owner.open or not complete
-    elif name == "insert" and isinstance(value, int) and len(given.args) > 1:
-        owner.items.insert(value, given.args[1])
-    elif name == "pop":
-        if owner.items and not owner.open and (value is None or isinstance(value, int)):
-            try:
-                return owner.items.pop(-1 if value is None else value)
-            except IndexError:
-                pass
-        return Unknown(m.spot(given.node))
-    elif name == "clear":
-        owner.items, owner.open = [], False
-    elif name == "reverse":
-        owner.items.reverse()
-    elif name == "copy":
-        return List(owner.items, owner.open)
-    elif name in ("remove", "discard"):
-        owner.items = [x for x in owner.items if x is not value]
-    return None
-
-
-def _of_dict(m: Machine, owner: Any, name: str, given: Call) -> Any:
-    if isinstance(owner, Group):
-        contents: dict[Any, Any] = {"params": List(owner.params, owner.open), **owner.options}
-        open = True
-    else:
-        contents, open = owner.items, owner.open
-    if name in ("get", "pop", "setdefault"):
-        key, default = given.get(0), given.get(1)
-        if is_constant(key) and key in contents:
-            return contents[key]
-        if open or not is_constant(key):
-            return Unknown(f"{key_of(owner)}[{key_of(key)}]")
-        if name == "setdefault":
-            contents[key] = default
-        return default
-    if name == "items":
-        return List([(k, v) for k, v in contents.items()], open)
-    if name == "keys":
-        return List(contents, open)
-    if name == "values":
-        return List(contents.values(), open)
-    if name == "update" and isinstance(owner, Dict):
-        value = given.get(0)
-        if isinstance(value, Dict):
-            owner.items.update(value.items)
-        elif value is not None:
-            owner.open = True
-        owner.items.update(given.keywords)
-    if name == "copy" and isinstance(owner, Dict):
-        return Dict(dict(owner.items), owner.open)
-    return None
-
-
-calls.METHODS.append(plain_method)
-
-
-def parameter_of(m: Machine, value: Any, owner: Module, name: str) -> Param | None:
-    """The parameter that a value is, once it is set on a module."""
-    if isinstance(value, Tensor) and value.made == "parameter":
-        param = m.new_param(owner, name)
-        param.born = param.trainable = value.param.trainable if value.param is not None else True
-        return param
-    return value if isinstance(value, Param) and value.name else None
-
-
-__all__ = ["MISSING", "Method", "Optimizer", "has"]

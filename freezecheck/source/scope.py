@@ -15,7 +15,7 @@ class Scope:
     def __init__(self, parent: Scope | None, file: Any = None) -> None:
         self.names: dict[str, Any] = {}
         self.parent = parent
-        self.file = file if file is not None or parent is None else parent.file
+        self.file: Any = file if file is not None or parent is None else parent.file
         self.foreign: dict[str, Scope] = {}  # declared `global` or `nonlocal`
 
     @property
