@@ -106,6 +106,7 @@ class Module:
         "architecture",
         "attributes",
         "batchnorm",
+        "born",
         "children",
         "cls",
         "copied",
@@ -126,7 +127,6 @@ class Module:
         "rest",
         "site",
         "stochastic",
-        "training",
         "type",
         "wrapper",
     )  # fmt: skip
@@ -152,7 +152,7 @@ class Module:
         self.attributes: dict[str, Any] = {}  # anything else that was set on it
         self.architecture: Any = None  # its tree, where the library's is known
         self.cls: Any = None  # the file's own class
-        self.training: bool | None = True
+        self.born: bool | None = True  # whether it was in train mode when it was made
         self.modes: list[Event] = []  # MODE events that reached it, oldest first
         self.escaped: Event | None = None  # the first time it was handed to something unknown
         self.detached: Event | None = None  # it was replaced
@@ -182,6 +182,20 @@ class Module:
         """What a message calls it: `model.layer4`, `model`."""
         label = self.root.label or self.root.type.rpartition(".")[2] or "the model"
         return f"{label}.{self.path}" if self.parent is not None else label
+
+    def moded(self, before: int | None = None) -> Event | None:
+        """The newest MODE event that reached it (before event number `before`)."""
+        return next((e for e in reversed(self.modes) if before is None or e.index < before), None)
+
+    def learns(self, before: int | None = None) -> bool | None:
+        """Whether it is in train mode then."""
+        event = self.moded(before)
+        return self.born if event is None else event.value
+
+    @property
+    def training(self) -> bool | None:
+        """Whether it is in train mode now."""
+        return self.learns()
 
     @property
     def builder(self) -> str:

@@ -99,6 +99,7 @@ class Machine:
         self.not_understood: dict[tuple[int, str], None] = {}
         self.assumed: dict[str, Module] = {}  # unknown values that turned out to be modules
         self.overrides: dict[str, Any] = {}  # attributes set on unknown values
+        self.streams: set[str] = set()  # how the keys of unknown values begin that are batches
         self.loaded: dict[str, Scope] = {}  # files imported so far
         self.reached: set[int] = set()  # ids of the function nodes that were run
         self.hooks: list[Callable[[], None]] = []  # to run where a way ends normally
@@ -153,6 +154,12 @@ class Machine:
         """A key for what is known of an expression: where it is, and in which pass."""
         passes = "".join(f".{number}" for _, number in self.loops)
         return f"@{self.scope.file.name}:{node.lineno}:{node.col_offset}{passes}#{len(self.stack)}"
+
+    def is_data(self, value: Unknown) -> bool:
+        """It came out of a loop, as batches do, and was not said to require grad."""
+        return value.key.startswith(tuple(self.streams)) and (
+            f"{value.key}.requires_grad" not in self.overrides
+        )
 
     def fresh(self) -> int:
         """A new number for an object."""
@@ -245,7 +252,6 @@ class Machine:
         """`train()` or `eval()` of a module and, if `deep`, of all below it."""
         event = self.event(program.MODE, node, module, value=value, deep=deep, **data)
         for each in module.walk() if deep else (module,):
-            each.training = value
             each.modes.append(event)
         return event
 

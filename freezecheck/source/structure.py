@@ -51,7 +51,7 @@ def unfold(m: Machine, module: Module) -> None:
     _own(m, module, node)
     for name, part in node.children.items():
         child = adopt(m, module, name, part.type)
-        child.training, child.modes = module.training, list(module.modes)
+        child.born, child.modes = module.born, list(module.modes)
         child.pretrained = module.pretrained
         grow(m, child, part)
         if part.options:
@@ -110,7 +110,7 @@ def carve(m: Machine, module: Module, name: str) -> Module:
     child = adopt(m, module, name, "")
     child.open = True
     child.batchnorm = child.stochastic = None
-    child.training, child.modes = module.training, list(module.modes)
+    child.born, child.modes = module.born, list(module.modes)
     child.pretrained = module.pretrained
     for whole in [leaf for rest in module.rest for leaf in rest.leaves()]:
         if not _reaches(whole, f"{name}."):
@@ -154,7 +154,7 @@ def norms_of(m: Machine, module: Module) -> Module | None:
 def _norms_child(m: Machine, module: Module, like: Module) -> Module:
     norms = adopt(m, module, NORMS, "torch.nn.BatchNorm2d")
     norms.open, norms.norm, norms.batchnorm = True, "batch", None
-    norms.training, norms.modes = like.training, list(like.modes)
+    norms.born, norms.modes = like.born, list(like.modes)
     norms.pretrained = module.pretrained
     return norms
 

@@ -33,7 +33,6 @@ def wrap(m: Machine, given: Call) -> Any:
     made.wrapper = kind
     made.pretrained = inner.pretrained
     made.children["module"] = inner
-    made.training = True
     made.options = {k: v for k, v in given.keywords.items() if isinstance(v, (bool, int, str))}
     if inner.parent is None:
         made.label = inner.label
@@ -49,7 +48,7 @@ def compile(m: Machine, given: Call) -> Any:
         return inner if inner is not None else Unknown(m.spot(given.node))
     made = m.new_module("torch._dynamo.OptimizedModule", given.node)
     made.wrapper, made.pretrained = "compile", inner.pretrained
-    made.training, made.modes = inner.training, list(inner.modes)
+    made.born, made.modes = inner.born, list(inner.modes)
     made.children["_orig_mod"] = inner
     if inner.parent is None:
         made.label = inner.label
@@ -99,7 +98,7 @@ def copied(m: Machine, module: Module, node: Any) -> Module:
         "stochastic",
         "architecture",
         "cls",
-        "training",
+        "born",
         "wrapper",
     ):
         setattr(twin, name, getattr(module, name))
