@@ -227,10 +227,13 @@ def store(m: Machine, target: ast.Attribute, owner: Any, name: str, value: Any) 
     elif isinstance(owner, Unknown):
         label(value, name)
         m.overrides[f"{owner.key}.{name}"] = value
-        m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name)
+        on = ast.unparse(target.value)
+        m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name, on=on)
     elif isinstance(owner, Class):
         owner.members[name] = value
     elif isinstance(owner, (Tensor, Method, Library, Optimizer, Scheduler)):
+        if isinstance(owner, Tensor) and name == "requires_grad":
+            owner.needs, owner.cut = (value if isinstance(value, bool) else None), ""
         passing = isinstance(owner, Tensor) and is_passing(target.value)
         m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name, passing=passing)
 

@@ -26,9 +26,9 @@ from freezecheck.source.values import (
     Partial,
     Stream,
     Super,
-    Tensor,
     Unknown,
     is_constant,
+    joined,
     key_of,
 )
 
@@ -310,12 +310,13 @@ def unknown(m: Machine, function: Any, given: Call) -> Any:
             m.misunderstood(given.node)
         for thing in things:
             escape(m, thing, given.node, name)
-    tensors = [v for v in given.all() if isinstance(v, Tensor)]
-    if tensors:
-        through = tuple(dict.fromkeys(x for t in tensors for x in t.through))
-        return Tensor(
-            through, cut=tensors[0].cut, loss="loss" in name.lower() or "criterion" in name.lower()
-        )
+    from freezecheck.source.forward import tensors
+
+    found = tensors(given)
+    if found:
+        result = joined(found, loss="loss" in name.lower() or "criterion" in name.lower())
+        result.cut, result.needs = "", None
+        return result
     if isinstance(function, Library):
         key = f"{function.name}({', '.join(key_of(a) for a in given.args)})"
     elif isinstance(function, Unknown):

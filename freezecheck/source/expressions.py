@@ -22,6 +22,7 @@ from freezecheck.source.values import (
     Tensor,
     Unknown,
     is_constant,
+    joined,
     key_of,
 )
 
@@ -132,9 +133,10 @@ def _tensorial(*values: Any) -> Tensor | None:
     found = [v for v in values if isinstance(v, Tensor)]
     if not found:
         return None
-    through = tuple(dict.fromkeys(module for tensor in found for module in tensor.through))
-    cut = found[0].cut if all(t.cut for t in found) else ""
-    return Tensor(through, cut=cut, loss=any(t.loss for t in found))
+    result = joined(found)
+    if any(isinstance(v, Unknown) for v in values):
+        result.cut, result.needs = "", True if result.needs else None
+    return result
 
 
 @evaluates(ast.IfExp)

@@ -50,6 +50,7 @@ def stream(m: Machine, value: Any, node: Any) -> Stream:
     if isinstance(value, Stream):
         return value
     key = key_of(value)
+    m.streams.add(f"{key}[")
     return Stream(lambda index: Unknown(f"{key}[{index}]"))
 
 

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from freezecheck.program import Module, Param
+    from freezecheck.finding import Site
+    from freezecheck.program import Event, Module, Param
     from freezecheck.source.scope import Scope
 
 CONSTANTS = (str, int, float, bool, type(None), bytes, complex, type(Ellipsis))
@@ -166,13 +167,17 @@ class Dict:
 
 
 class Iterator:
-    """A generator, a `filter`, the result of `parameters()`: read once, when it is read."""
+    """A generator, a `filter`, the result of `parameters()`: read once, when it is read.
 
-    __slots__ = ("_make", "open", "spent")
+    `spent`: it was. `gave`: something was in it then.
+    """
+
+    __slots__ = ("_make", "gave", "open", "spent")
 
     def __init__(self, make: Callable[[], tuple[list[Any], bool]]) -> None:
         self._make = make
         self.spent = False
+        self.gave = False
         self.open = False
 
     def take(self) -> list[Any]:
@@ -181,6 +186,7 @@ class Iterator:
             return []
         self.spent = True
         items, self.open = self._make()
+        self.gave = bool(items)
         return items
 
 
@@ -203,11 +209,14 @@ class Tensor:
     """A tensor that is no parameter.
 
     `copy`: how it was made from a parameter, if it was ("data", "detach", "state_dict").
-    `through` are the modules that it came out of, newest last. `cut`: no gradient
-    goes back through it. `made`: "softmax", ... if it is the result of one.
+    `through` are the modules that it came out of, newest last. `cut`: it does not require
+    grad, and why ("no_grad", "detach", "data", ...). `made`: "softmax", ... if it is the
+    result of one. `live` are the FORWARD events through which its gradient goes back,
+    `lost` those that it came out of and cannot go back to, with the place of the cut.
+    `needs`: it requires grad; None where that is not known.
     """
 
-    __slots__ = ("copy", "cut", "loss", "made", "param", "through")
+    __slots__ = ("copy", "cut", "live", "loss", "lost", "made", "needs", "param", "through")
 
     def __init__(
         self,
@@ -218,6 +227,9 @@ class Tensor:
         made: str = "",
         loss: bool = False,
         param: Param | None = None,
+        live: tuple[Event, ...] = (),
+        lost: dict[Event, Site] | None = None,
+        needs: bool | None = None,
     ) -> None:
         self.through = through
         self.cut = cut
@@ -225,6 +237,43 @@ class Tensor:
         self.made = made
         self.loss = loss
         self.param = param
+        self.live = live
+        self.lost = lost or {}
+        self.needs = False if cut else needs
+
+    def severed(self, how: str, site: Site, copy: str = "") -> Tensor:
+        """The same values, without a way back for gradients from `site` on."""
+        return Tensor(
+            self.through,
+            cut=how,
+            copy=copy,
+            made=self.made,
+            loss=self.loss,
+            param=self.param,
+            lost={**self.lost, **dict.fromkeys(self.live, site)},
+        )
+
+
+def joined(tensors: Iterable[Tensor], *, made: str = "", loss: bool = False) -> Tensor:
+    """What is computed from tensors."""
+    found = list(tensors)
+    live = tuple(dict.fromkeys(event for tensor in found for event in tensor.live))
+    alive = set(live)
+    return Tensor(
+        tuple(dict.fromkeys(module for tensor in found for module in tensor.through)),
+        cut=found[0].cut if found and all(tensor.cut for tensor in found) else "",
+        made=made,
+        loss=loss or any(tensor.loss for tensor in found),
+        live=live,
+        lost={e: site for tensor in found for e, site in tensor.lost.items() if e not in alive},
+        needs=any_of(tensor.needs for tensor in found),
+    )
+
+
+def any_of(answers: Iterable[bool | None]) -> bool | None:
+    """Whether one of them is true; None where that hangs on one that is not known."""
+    every = set(answers)
+    return True if True in every else None if None in every else False
 
 
 class Stream:
