@@ -16,14 +16,9 @@ from freezecheck.finding import Site
 from freezecheck.live import frames, values
 from freezecheck.live.traits import OWN
 from freezecheck.live.tree import Node, subtree
+from freezecheck.misplaced import MISSPELLINGS
 from freezecheck.snapshot import FOREIGN, Label, Param, Snapshot, Stray, Unregistered
 
-MISSPELLINGS = frozenset(
-    """require_grad require_grads requires_grads required_grad requires_gradient
-    require_gradient require_gradients requires_gradients required_grads requiers_grad
-    reqires_grad requries_grad requres_grad requre_grad requires_gard require_gard
-    required_gradient needs_grad""".split()
-)
 _ON_MODULE = MISSPELLINGS | {"requires_grad", "requires_grad_"}
 _CONTAINERS = (list, tuple, dict)
 

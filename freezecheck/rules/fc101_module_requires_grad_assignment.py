@@ -3,6 +3,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from freezecheck.finding import Finding, Severity
+from freezecheck.misplaced import claims as claims_in
+from freezecheck.program import Event, Module, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot
 from freezecheck.stray import claims
@@ -106,6 +108,10 @@ class ModuleRequiresGradAssignment(Rule):
     it say otherwise. An option that the class itself keeps is passed over. In a recorded
     run the line that set it is known, and a later write of the real flags makes it good.
 
+    In a text, what is assigned to must be a module for certain: one that is built there,
+    what `modules()` or `children()` gives, or what is used as a model elsewhere in it. Of
+    what may as well be a tensor nothing is said.
+
     ## Limits
 
     Without a recording, a module some of whose parameters are as claimed is passed over.
@@ -132,3 +138,18 @@ class ModuleRequiresGradAssignment(Rule):
                 fix=f"call .requires_grad_({claim.flag}) on the module",
                 subject=now.models[claim.model].label,
             )
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        for claim in claims_in(world, _on_module):
+            flag = "..." if claim.flag is None else claim.flag
+            yield self.finding(
+                f"{claim.words()}. A module has no such flag, so nothing happens.",
+                site=claim.site,
+                symbol=claim.symbol,
+                fix=f"call .requires_grad_({flag}) on the module",
+                subject=claim.labels,
+            )
+
+
+def _on_module(event: Event) -> bool:
+    return isinstance(event.subject, Module) and event.data["attribute"] == "requires_grad"

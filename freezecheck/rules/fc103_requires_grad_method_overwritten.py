@@ -3,6 +3,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from freezecheck.finding import Finding, Severity
+from freezecheck.misplaced import claims as claims_in
+from freezecheck.program import World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot
 from freezecheck.stray import claims
@@ -59,7 +61,8 @@ class RequiresGradMethodOverwritten(Rule):
 
     ## How it is found
 
-    The value is in the object's own dictionary, and the real flags say otherwise.
+    The value is in the object's own dictionary, and the real flags say otherwise. In a text,
+    from the assignment: nothing but modules and tensors has a method of this name.
 
     ## Limits
 
@@ -86,4 +89,16 @@ class RequiresGradMethodOverwritten(Rule):
                 symbol=claim.symbol(now),
                 fix=f"call it: .requires_grad_({claim.flag})",
                 subject=now.models[claim.model].label,
+            )
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        for claim in claims_in(world, lambda e: e.data["attribute"] == "requires_grad_"):
+            if claim.flag is None:
+                continue  # a function: the method is replaced on purpose
+            yield self.finding(
+                f"{claim.words()}. This hides the method requires_grad_() and calls nothing.",
+                site=claim.site,
+                symbol=claim.symbol,
+                fix=f"call it: .requires_grad_({claim.flag})",
+                subject=claim.labels,
             )

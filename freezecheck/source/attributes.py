@@ -74,7 +74,7 @@ def as_module(m: Machine, value: Any, node: Any = None) -> Module | None:
 def load(m: Machine, owner: Any, name: str, node: Any) -> Any:
     """`owner.name`."""
     if isinstance(owner, Library):
-        return Library(f"{owner.name}.{name}")
+        return class_name(owner) if name == "__name__" else Library(f"{owner.name}.{name}")
     if isinstance(owner, Unknown):
         known = m.assumed.get(owner.key)
         if known is None:
@@ -100,7 +100,7 @@ def load(m: Machine, owner: Any, name: str, node: Any) -> Any:
     if isinstance(owner, Super):
         return _of_super(m, owner, name)
     if isinstance(owner, Class):
-        found = owner.find(name)
+        found = owner.name if name == "__name__" else owner.find(name)
         return Method(owner, name) if found is None else found
     if isinstance(owner, Scope):
         found = owner.names.get(name, MISSING)
@@ -129,6 +129,8 @@ def _of_module(m: Machine, owner: Module, name: str, node: Any) -> Any:
         found = owner.cls.find(name)
         if found is not None:
             return _bound(m, owner, found, name, node)
+    if name == "__class__":
+        return class_of(owner)
     if name == "training":
         return owner.training if owner.training is not None else Unknown(f"{owner.id}.training")
     if name in owner.options and name not in MODULE_METHODS:
@@ -148,6 +150,20 @@ def _of_module(m: Machine, owner: Module, name: str, node: Any) -> Any:
     if owner.type == "torch.nn.Linear" or owner.norm or not owner.cls:
         return Method(owner, name)
     return Unknown(f"<module {owner.id}>.{name}", (owner, name))
+
+
+def class_of(owner: Module | Instance) -> Any:
+    """`type(owner)`."""
+    if owner.cls is not None:
+        return owner.cls
+    kind = owner.type if isinstance(owner, Module) and not owner.name.startswith("<") else ""
+    return Library(kind) if kind else Unknown(f"type({key_of(owner)})")
+
+
+def class_name(owner: Library) -> Any:
+    """`owner.__name__`, for a class and no function that builds a model."""
+    last = owner.name.rpartition(".")[2]
+    return last if last[:1].isupper() else Unknown(f"{owner.name}.__name__")
 
 
 def _bound(m: Machine, owner: Any, found: Any, name: str, node: Any) -> Any:
@@ -329,6 +345,7 @@ def load_item(m: Machine, owner: Any, index: Any, node: Any) -> Any:
             return load(m, owner, str(index), node)
         return Unknown(f"<module {owner.id}>[{key_of(index)}]")
     if isinstance(owner, (List, tuple)):
+        iteration.count(m, owner)
         values = owner.items if isinstance(owner, List) else list(owner)
         closed = isinstance(owner, tuple) or not owner.open
         if isinstance(index, int) and closed and -len(values) <= index < len(values):
@@ -411,9 +428,10 @@ def store_item(m: Machine, target: ast.Subscript, owner: Any, index: Any, value:
 def dropped(m: Machine, node: ast.Call) -> None:
     """`p.data.requires_grad_(False)` as a statement: the tensor that it changes is gone."""
     event = m.world.events[-1] if m.world.events else None
-    if event is not None and event.kind == program.ATTRIBUTE and event.site == m.site(node):
-        if isinstance(node.func, ast.Attribute):
-            event.data["passing"] = is_passing(node.func.value)
+    if event is None or event.kind != program.ATTRIBUTE or event.site != m.site(node):
+        return
+    if isinstance(node.func, ast.Attribute):
+        event.data["passing"] = is_passing(node.func.value)
 
 
 def statement(m: Machine, node: ast.expr, result: Any) -> None:

@@ -9,7 +9,7 @@ from freezecheck import program
 from freezecheck.source import attributes, conditions, loops, relevance
 from freezecheck.source.machine import Machine, Raised, executes
 from freezecheck.source.scope import MISSING, Scope
-from freezecheck.source.values import Class, Dict, Function, Library, List, Unknown
+from freezecheck.source.values import Class, Dict, Function, Library, List, Tensor, Unknown
 
 
 class Return(Exception):
@@ -27,6 +27,8 @@ def expression(m: Machine, node: ast.Expr) -> None:
     result = m.evaluate(value)
     if isinstance(value, (ast.Attribute, ast.Compare)):
         attributes.statement(m, value, result)
+    elif isinstance(value, ast.Call) and isinstance(result, Tensor):
+        attributes.dropped(m, value)
     elif (
         isinstance(value, ast.Call)
         and isinstance(result, program.Module)
