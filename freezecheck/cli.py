@@ -115,7 +115,6 @@ def _mend(
 ) -> tuple[Linted, int]:
     """Fix, or show what fixing would do; what is left, and the number of changed files."""
     from freezecheck.mend import mend
-    from freezecheck.snapshot import count
 
     mended = mend(files, settings, unsafe=args.unsafe_fixes, jobs=args.jobs)
     if args.diff:
@@ -132,12 +131,14 @@ def _mend(
     if not args.quiet:
         would = "would be " if args.diff else ""
         if mended.applied:
-            err.write(f"freezecheck: {count(mended.applied, 'fix')} {would}applied\n")
+            err.write(f"freezecheck: {_fixes(mended.applied)} {would}applied\n")
         if mended.left:
-            err.write(
-                f"freezecheck: {count(mended.left, 'fix')} left, since not safe (--unsafe-fixes)\n"
-            )
+            err.write(f"freezecheck: {_fixes(mended.left)} left, since not safe (--unsafe-fixes)\n")
     return mended.linted, len(mended.new)
+
+
+def _fixes(number: int) -> str:
+    return f"{number:,} fix{'' if number == 1 else 'es'}"
 
 
 def _inspect(args: argparse.Namespace, target: Target | None) -> int:

@@ -159,6 +159,7 @@ def _rename(code: Code, node: Any) -> Iterator[Change]:
 
 def _original(code: Code, node: Any) -> Iterator[Change]:
     """`p.data.requires_grad` and `p.detach().requires_grad` to `p.requires_grad`."""
+    node = node.func if isinstance(node, ast.Call) else node
     copy = node.value if isinstance(node, ast.Attribute) else None
     if isinstance(copy, ast.Call) and not copy.args and not copy.keywords:
         made = copy.func if getattr(copy.func, "attr", "") == "detach" else None
@@ -175,11 +176,11 @@ def _take_effect(code: Code, node: Any) -> Iterator[Change]:
     if isinstance(node, ast.Attribute):
         _, end = code.span(node)
         yield Change(end, end, "()")
-    elif isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], ast.Eq):
+    elif isinstance(node, ast.Compare) and len(node.ops) == 1:
         _, end = code.span(node.left)
-        equals = re.compile(r"((?:\s|\\)*)==").match(code.text, end)
+        equals = re.compile(r"(?:\s|\\)*(==|is\b(?!\s*not\b))").match(code.text, end)
         if equals:
-            yield Change(equals.end() - 2, equals.end(), "=")
+            yield Change(*equals.span(1), "=")
 
 
 _NORMS = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")

@@ -38,8 +38,9 @@ _ALONE = tuple(
     (word, re.compile(pattern, re.MULTILINE))
     for word, pattern in (
         # statements without effect, attributes that nothing reads
-        (b".eval", rb"\.eval[ \t]*(?:#.*)?$"),
-        (b".train", rb"\.train[ \t]*(?:#.*)?$"),
+        # (a line of a notebook ends in a quote, or in an escaped line feed before it)
+        (b".eval", rb"\.eval[ \t\r]*(?:[\"#]|\\n|$)"),
+        (b".train", rb"\.train[ \t\r]*(?:[\"#]|\\n|$)"),
         (b".out_", rb"(?<!self)\.out_(?:features|channels)\s*=[^=]"),
         (b".track_running_stats", rb"\.track_running_stats\s*=[^=]"),
         (b"def train(", rb"self\.train\s*="),
@@ -47,7 +48,7 @@ _ALONE = tuple(
         # the result of `from_pretrained` dropped, embeddings that come frozen
         (
             b".from_pretrained(",
-            rb"^\s*self\.[\w.]+\.from_pretrained\(|Embedding\w*\.from_pretrained\(",
+            rb"^\s*\"?\s*self\.[\w.]+\.from_pretrained\(|Embedding\w*\.from_pretrained\(",
         ),
         # modules in plain lists and dicts, parameters that are none
         (b"nn.", rb"self\.\w+\s*=\s*[\[{(][^\]\n]{0,40}(?:\bnn\.)?[A-Z]\w*\("),
