@@ -19,6 +19,7 @@ from freezecheck.source.values import (
     Library,
     List,
     Method,
+    Object,
     ParamGroups,
     Super,
     Tensor,
@@ -154,8 +155,9 @@ def _of_module(m: Machine, owner: Module, name: str, node: Any) -> Any:
 
 def class_of(owner: Module | Instance) -> Any:
     """`type(owner)`."""
-    if owner.cls is not None:
-        return owner.cls
+    known = owner.attributes.get("__class__", owner.cls)
+    if known is not None:
+        return known
     kind = owner.type if isinstance(owner, Module) and not owner.name.startswith("<") else ""
     return Library(kind) if kind else Unknown(f"type({key_of(owner)})")
 
@@ -204,7 +206,8 @@ def _of_instance(m: Machine, owner: Instance, name: str, node: Any) -> Any:
         if found is not None:
             return _bound(m, owner, found, name, node)
     key = f"{owner.key or f'<{id(owner)}>'}.{name}"
-    return m.overrides.get(key, Unknown(key))
+    origin = (owner, name) if isinstance(owner, Object) else None
+    return m.overrides.get(key, Unknown(key, origin))
 
 
 def _of_super(m: Machine, owner: Super, name: str) -> Any:

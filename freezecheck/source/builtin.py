@@ -66,35 +66,12 @@ def enumerate_(m: Machine, given: Call) -> Any:
         found, complete = iteration.items(m, value, given.node)
         result: list[Any] = []
         counted = known
-        for each in _apart(m, found):
+        for each in iteration.apart(m, found):
             result.append((offset + len(result) if counted else Unknown(m.spot(given.node)), each))
-            counted = counted and _is_one(each)
+            counted = counted and iteration.is_one(each)
         return result, not complete
 
     return Iterator(make)
-
-
-def _apart(m: Machine, found: list[Any]) -> list[Any]:
-    """Parameters one by one, where they can be counted."""
-    for each in found:
-        for part in iteration._flat(each):
-            if isinstance(part, Param) and not part.one:
-                _unfold_below(m, part)
-    return [part for each in found for part in _deep(each)]
-
-
-def _unfold_below(m: Machine, param: Param) -> None:
-    for leaf in list(param.leaves()):
-        if not leaf.one and structure.is_folded(leaf.module):
-            structure.unfold_all(m, leaf.module)
-
-
-def _deep(item: Any) -> list[Any]:
-    return iteration.refreshed(item)
-
-
-def _is_one(item: Any) -> bool:
-    return all(part.one for part in iteration._flat(item) if isinstance(part, Param))
 
 
 @effect("zip")
@@ -126,7 +103,7 @@ def list_(m: Machine, given: Call) -> Any:
     if not given.args:
         return List()
     found, complete = iteration.items(m, given.args[0], given.node)
-    if calls.called(None, given.node) == "reversed":
+    if given.name == "reversed":
         found = found[::-1]
     return List(found, not complete)
 
@@ -242,17 +219,18 @@ def len_(m: Machine, given: Call) -> Any:
     if isinstance(value, Module):
         found, complete = list(value.children.values()), not value.open and not value.rest
     elif isinstance(value, (List, tuple, Dict, str)):
+        iteration.count(m, value)
         found, complete = iteration.items(m, value, given.node)
     else:
         return Unknown(f"len({key_of(value)})")
-    if complete and all(_is_one((each,)) for each in found):
+    if complete and all(iteration.is_one((each,)) for each in found):
         return len(found)
     return Unknown(f"len({key_of(value)})")
 
 
 @effect("any", "all")
 def any_(m: Machine, given: Call) -> Any:
-    kind = "or" if calls.called(None, given.node) == "any" else "and"
+    kind = "or" if given.name == "any" else "and"
     value = given.get(0)
     found, complete = iteration.items(m, value, given.node)
     parts = [conditions.formula(item) for item in found]
@@ -267,7 +245,7 @@ def consumed(m: Machine, given: Call) -> Any:
     if len(given.args) == 1 and isinstance(given.args[0], Iterator):
         given.args[0].take()
     elif all(isinstance(x, (int, float)) for x in given.args) and len(given.args) > 1:
-        return {"max": max, "min": min}.get(calls.called(None, given.node), sum)(*given.args)
+        return {"max": max, "min": min}.get(given.name, sum)(*given.args)
     elif any(isinstance(x, Tensor) for x in given.args):
         return next(x for x in given.args if isinstance(x, Tensor))
     return Unknown(m.spot(given.node))
@@ -400,7 +378,7 @@ def partial(m: Machine, given: Call) -> Any:
 
 @effect("int", "float", "str", "bool", "abs", "round")
 def convert(m: Machine, given: Call) -> Any:
-    value, name = given.get(0), calls.called(None, given.node)
+    value, name = given.get(0), given.name
     if isinstance(value, (int, float, str)) and len(given.args) == 1:
         try:
             return {
@@ -427,7 +405,7 @@ def nothing(m: Machine, given: Call) -> Any:
 def type_(m: Machine, given: Call) -> Any:
     value = given.get(0)
     if isinstance(value, (Module, Instance)):
-        return value.cls if value.cls is not None else Library(getattr(value, "type", "") or "?")
+        return attributes.class_of(value)
     return Unknown(f"type({key_of(value)})")
 
 
@@ -440,6 +418,6 @@ def type_(m: Machine, given: Call) -> Any:
     "tqdm.trange",
 )
 def progress(m: Machine, given: Call) -> Any:
-    if calls.called(None, given.node) == "trange":
+    if given.name == "trange":
         return range_(m, given)
     return given.get(0, "iterable", Unknown(m.spot(given.node)))

@@ -145,7 +145,9 @@ def conditional(m: Machine, node: ast.IfExp) -> Any:
     if not isinstance(held, bool):
         from freezecheck.source import relevance
 
-        if not (relevance.speaks_of(node.body) or relevance.speaks_of(node.orelse)):
+        names = [part.id for part in (node.body, node.orelse) if isinstance(part, ast.Name)]
+        lists = any(isinstance(m.scope.get(name), (List, Dict)) for name in names)
+        if not (lists or relevance.speaks_of(node.body) or relevance.speaks_of(node.orelse)):
             return Unknown(m.spot(node))
         held = m.decide(held, node.test)
     return m.evaluate(node.body if held else node.orelse)
@@ -234,6 +236,7 @@ def sliced(m: Machine, owner: Any, parts: list[Any], node: ast.Subscript) -> Any
         return made
     if isinstance(owner, List):
         if not owner.open and plain:
+            iteration.count(m, owner)
             return List(owner.items[slice(*parts)])
         return List(owner.items, open=True)
     return Unknown(f"{key_of(owner)}[{':'.join(map(str, parts))}]")

@@ -72,6 +72,27 @@ def each(m: Machine, found: list[Any], run: Callable[[Any], None]) -> None:
             queue[:0] = parts
 
 
+def apart(m: Machine, found: list[Any]) -> list[Any]:
+    """Parameters one by one, where they can be counted."""
+    for each in found:
+        for part in _flat((each,)):
+            for leaf in list(part.leaves()) if isinstance(part, Param) and not part.one else ():
+                if not leaf.one and structure.is_folded(leaf.module):
+                    structure.unfold_all(m, leaf.module)
+    return [part for each in found for part in refreshed(each)]
+
+
+def is_one(item: Any) -> bool:
+    """No parameter in it stands for several."""
+    return all(part.one for part in _flat(item) if isinstance(part, Param))
+
+
+def count(m: Machine, value: Any) -> None:
+    """Let each item of a list be one thing, where it can be: it is asked for by number."""
+    if isinstance(value, List) and not all(is_one((item,)) for item in value.items):
+        value.items = apart(m, value.items)
+
+
 def refreshed(item: Any) -> list[Any]:
     """The parts into which an item was taken apart; itself if it was not.
 

@@ -18,6 +18,7 @@ from freezecheck.source.values import Dict, List, Stream
 
 _PASSES = 2
 _SAMPLES = 10
+_PARTS = 400  # of a model, taken by their number
 
 
 class Break(Exception):
@@ -77,6 +78,8 @@ def _samples(m: Machine, node: ast.For | ast.AsyncFor, source: Stream) -> list[i
     while isinstance(name, (ast.Tuple, ast.List)) and name.elts:
         name = name.elts[0]
     first, second = (_number(source.at(i)) for i in (0, 1))
+    if isinstance(name, ast.Name) and source.length and _indexes_parts(m, node, name.id):
+        return list(range(min(source.length, _PARTS)))
     if isinstance(name, ast.Name) and first is not None and second is not None and second != first:
         step = second - first
         for limit in _limits(m, node, name.id):
@@ -93,6 +96,22 @@ def _number(value: Any) -> int | None:
     while isinstance(value, tuple) and value:
         value = value[0]
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _indexes_parts(m: Machine, node: ast.For | ast.AsyncFor, name: str) -> bool:
+    """The body takes parts of a model by the variable, as in `layers[i]`."""
+    for statement in node.body:
+        for part in ast.walk(statement):
+            if (
+                isinstance(part, ast.Subscript)
+                and isinstance(part.slice, ast.Name)
+                and part.slice.id == name
+                and isinstance(part.value, ast.Name)
+            ):
+                value = m.scope.get(part.value.id)
+                if isinstance(value, List) and value.items and _has_parts(value.items[:1]):
+                    return True
+    return False
 
 
 def _limits(m: Machine, node: ast.For | ast.AsyncFor, name: str) -> set[int]:

@@ -159,6 +159,7 @@ def built(m: Machine, name: str, given: Call) -> Any:
         structure.open_up(m, made)
     else:
         structure.grow(m, made, found.node)
+        made.attributes["__class__"] = Library(found.node.type)
     made.options.update(found.options)
     return made
 
