@@ -1,24 +1,30 @@
 """Write what libraries build to freezecheck/source/knowledge/data, from those installed here.
 
-    python tests/knowledge/generate.py [torchvision] [timm] [transformers]
+    python tests/knowledge/generate.py torchvision
+    python tests/knowledge/generate.py timm --older timm-1.0.9.json
 
 Models are built on the meta device, so nothing is downloaded and no weights exist. Run it
-when a library has a new release, and read the difference before committing it.
+when a library has a new release, and read the difference before committing it. What a
+library builds may change from release to release: the second command leaves open what
+another release, which wrote that file with `--out`, builds otherwise. `--new FILE` takes
+a file in place of the installed library.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import zoo
+import zoo_transformers
 from torch import nn
 
 from freezecheck.source.knowledge import layers
+from freezecheck.source.knowledge.architectures import Library, Node
 
 Key = tuple[Any, ...]
 
@@ -31,31 +37,31 @@ class Table:
         self.names: dict[str, int] = {}
         self.nodes: dict[Key, int] = {}
         self.models: dict[str, dict[str, Any]] = {}
+        self.more: dict[str, Any] = {}
+        self._known: dict[int, tuple[Node, int]] = {}  # the node keeps its id its own
 
-    def add(self, module: nn.Module, heads: tuple[nn.Module, ...] = ()) -> int:
-        """The number of a module's row. Of `heads` the sizes are kept."""
-        children = {n: c for n, c in module._modules.items() if c is not None}
-        below = [self.add(child, heads) for child in children.values()]
-        sizes = any(module is head for head in heads)
-        described = json.dumps(description(module, sizes), separators=(",", ":"))
-        names = " ".join(children)
-        numbered = names == " ".join(map(str, range(len(children))))
-        key = (
-            self.classes.setdefault(described, len(self.classes)),
-            -1 if numbered else self.names.setdefault(names, len(self.names)),
-            *shortened(below),
-        )
-        return self.nodes.setdefault(key, len(self.nodes))
+    def add(self, node: Node) -> int:
+        """The number of a node's row."""
+        if id(node) not in self._known:
+            names = " ".join(node.children)
+            numbered = names == " ".join(map(str, range(len(node.children))))
+            key = (
+                self.classes.setdefault(compact(described(node)), len(self.classes)),
+                -1 if numbered else self.names.setdefault(names, len(self.names)),
+                *shortened([self.add(child) for child in node.children.values()]),
+            )
+            self._known[id(node)] = node, self.nodes.setdefault(key, len(self.nodes))
+        return self._known[id(node)][1]
 
-    def model(self, name: str, head: tuple[str, ...], **kinds: nn.Module) -> None:
+    def model(self, name: str, head: tuple[str, ...] = (), **kinds: Node) -> dict[str, Any]:
         """One builder: its trees by kind; those that equal the plain one are left out."""
         entry: dict[str, Any] = {"head": list(head)} if head else {}
-        for kind, model in kinds.items():
-            heads = tuple(m for path in head if (m := at(model, path)) is not None)
-            number = self.add(model, heads)
+        for kind, node in kinds.items():
+            number = self.add(node)
             if entry.get("plain") != number:
                 entry[kind] = number
         self.models[name] = entry
+        return entry
 
     def write(self, path: Path) -> None:
         """One row a line, so that a change is a small difference."""
@@ -66,6 +72,7 @@ class Table:
         }
         parts = [f'"{name}":[\n' + ",\n".join(lines) + "\n]" for name, lines in rows.items()]
         models = ",\n".join(f"{json.dumps(n)}:{compact(m)}" for n, m in self.models.items())
+        parts += [f'"{name}":{compact(value)}' for name, value in self.more.items()]
         path.write_text("{" + ",\n".join([*parts, f'"models":{{\n{models}\n}}']) + "}\n")
 
 
@@ -86,20 +93,99 @@ def shortened(numbers: list[int]) -> Iterator[int]:
         position = end
 
 
-def description(module: nn.Module, sizes: bool) -> list[Any]:
-    params = {n: p for n, p in module._parameters.items() if p is not None}
+def described(node: Node) -> list[Any]:
     row = [
-        class_name(type(module)),
-        " ".join(params),
-        norm_kind(module) or "",
-        int(drops(module)),
-        sequence(module),
-        " ".join(n for n, p in params.items() if not p.requires_grad),
-        options(module) if sizes else {},
+        node.type,
+        " ".join(node.params),
+        node.norm or "",
+        int(node.dropout),
+        node.sequence,
+        " ".join(node.frozen),
+        dict(node.options),
+        sorted(node.unlisted) if node.open else None,
     ]
-    while not row[-1]:
+    while not row[-1] and row[-1] != []:
         row.pop()
     return row
+
+
+def tree(model: nn.Module, head: tuple[str, ...] = (), hidden: str | None = None) -> Node:
+    """A model as a node. Of its head the sizes are kept; nothing in `hidden` is listed."""
+    heads = [m for path in head if (m := at(model, path)) is not None]
+    known: dict[Key, Node] = {}  # equal ones are one, or large models take long
+
+    def node(module: nn.Module) -> Node:
+        params = {n: p for n, p in module._parameters.items() if p is not None}
+        sizes = options(module) if any(module is h for h in heads) else {}
+        traits = {
+            "norm": norm_kind(module),
+            "dropout": drops(module),
+            "frozen": tuple(n for n, p in params.items() if not p.requires_grad),
+            "sequence": sequence(module),
+        }
+        below = {n: node(c) for n, c in module._modules.items() if c is not None}
+        ids = tuple((n, id(c)) for n, c in below.items())
+        key = (type(module), tuple(params), *traits.values(), tuple(sizes.items()), ids)
+        if key not in known:
+            name = class_name(type(module))
+            known[key] = Node(name, tuple(params), below, options=sizes, **traits)
+        return known[key]
+
+    def without(found: Node, path: list[str]) -> Node:
+        if not path:
+            return changed(found, (), {}, True)
+        children = dict(found.children)
+        children[path[0]] = without(children[path[0]], path[1:])
+        return changed(found, found.params, children, found.open)
+
+    found = node(model)
+    return found if hidden is None else without(found, hidden.split(".") if hidden else [])
+
+
+def changed(node: Node, params: tuple[str, ...], children: dict[str, Node], open: bool) -> Node:
+    """A node with some of its parts alone."""
+    return Node(
+        node.type,
+        params,
+        children,
+        norm=node.norm,
+        dropout=node.dropout,
+        frozen=tuple(name for name in node.frozen if name in params),
+        sequence=node.sequence,
+        options=node.options,
+        unlisted=node.has_norm | ({"dropout"} if node.has_dropout else set()) if open else None,
+    )
+
+
+def common(new: Node, old: Node) -> Node:
+    """What two releases of a library have in common; open where they differ."""
+    if new is old:
+        return new
+    params, children, is_open = new.params, dict(new.children), new.open
+    if old.open or (params, list(children)) != (old.params, list(old.children)):
+        is_open = True
+        params = tuple(name for name in params if name in old.params)
+        children = {name: child for name, child in children.items() if name in old.children}
+        if all(name.isdigit() for name in children):  # their number is what differs
+            children = {}
+    children = {name: common(child, old.children[name]) for name, child in children.items()}
+    return changed(new, params, children, is_open)
+
+
+def agreeing(new: Library, old: Library, more: dict[str, Any]) -> Table:
+    """The models of the new release, open where the old one builds them otherwise."""
+    table = Table()
+    table.more = more
+    for name, model in new.models.items():
+        other = old.models.get(name)
+        entry = {**model}
+        for kind in ("plain", *(k for k, v in model.items() if type(v) is int and k != "plain")):
+            node = new.node(model[kind])
+            if other is not None:
+                node = common(node, old.node(other.get(kind, other["plain"])))
+            entry[kind] = table.add(node)
+        table.models[name] = entry
+    return table
 
 
 def class_name(cls: type) -> str:
@@ -116,6 +202,10 @@ def norm_kind(module: nn.Module) -> str | None:
         return "frozen"
     if "rmsnorm" in name or name in ("t5layernorm", "simplenorm2d", "simplenorm"):
         return "rms"
+    if name.startswith("evonorm"):
+        return "batch" if "2db" in name else "group"
+    if name.startswith("filterresponsenorm"):
+        return "instance"
     for kind, cls in (
         ("batch", nn.modules.batchnorm._BatchNorm),
         ("instance", nn.modules.instancenorm._InstanceNorm),
@@ -166,16 +256,89 @@ def torchvision() -> Table:
             kinds["weights"] = zoo.torchvision_model(builder, weights="DEFAULT")
         if zoo.takes(builder, "weights_backbone"):
             kinds["backbone"] = zoo.torchvision_model(builder, weights_backbone="DEFAULT")
-        table.model(name, zoo.torchvision_head(builder), **kinds)
+        head = zoo.torchvision_head(builder)
+        entry = table.model(name, head, **{k: tree(m, head) for k, m in kinds.items()})
         if zoo.default(builder, "weights_backbone") is not None:
-            table.models[name]["pretrained"] = True
+            entry["pretrained"] = True
     for name, part in zoo.torchvision_parts().items():
-        table.model(name, (), plain=part)
+        table.model(name, plain=tree(part))
     return table
 
 
-LIBRARIES: dict[str, Callable[[], Table]] = {"torchvision": torchvision}
+def timm() -> Table:
+    table = Table()
+    for name in zoo.timm_names():
+        plain, headed = zoo.timm_model(name), zoo.timm_model(name, num_classes=1000)
+        if plain is None or headed is None:
+            continue
+        head = tuple(path for path in zoo.timm_head(headed) if at(headed, path) is not None)
+        headless = zoo.timm_model(name, num_classes=0)
+        kinds = {"plain": plain, "headed": headed, "headless": headless}
+        trees = {kind: tree(model, head) for kind, model in kinds.items() if model is not None}
+        entry = table.model(name, head, **trees)
+        # Weights that come with a head where the default ones come without, or the reverse.
+        has_head = plain.num_classes > 0
+        if other := [t for t, n in zoo.timm_tags(name).items() if (n > 0) != has_head]:
+            entry["tags"] = " ".join(other)
+    return table
+
+
+def transformers() -> Table:
+    table, auto = Table(), zoo_transformers.classes()
+    for kind, name in sorted({(k, n) for names in auto.values() for k, n in names.items()}):
+        for key, (of, changes) in {"": (kind, {}), **zoo_transformers.CONFIGURATIONS}.items():
+            if of == kind and (changes or not key):
+                add_transformer(table, name, kind, key, changes)
+    known = {k: {t: n for t, n in v.items() if n in table.models} for k, v in auto.items()}
+    table.more = {
+        "auto": known,
+        "checkpoints": zoo_transformers.checkpoints(),
+        "configurations": {
+            key: [kind, bool(changes)]
+            for key, (kind, changes) in zoo_transformers.CONFIGURATIONS.items()
+        },
+    }
+    return table
+
+
+def add_transformer(table: Table, name: str, kind: str, key: str, changes: dict[str, Any]) -> None:
+    """A class with a configuration; without a `key`, for any checkpoint as well."""
+    model = zoo_transformers.built(name, kind, **changes)
+    if model is None:
+        return
+    base, head = zoo_transformers.base(model), zoo_transformers.heads(model)
+    kinds = {"plain": tree(model)}
+    if not key:  # of a checkpoint that is not known the head alone is sure
+        kinds["weights"] = tree(model, hidden=base)
+    entry = table.model(f"{name}:{key}" if key else name, head, **kinds)
+    if base:
+        entry["base"] = base
+    if tied := zoo_transformers.tied(model):
+        entry["tied"] = tied
+
+
+LIBRARIES: dict[str, Callable[[], Table]] = {
+    "torchvision": torchvision,
+    "timm": timm,
+    "transformers": transformers,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("library", choices=LIBRARIES)
+    parser.add_argument("--out", type=Path, help="write to this file instead")
+    parser.add_argument("--new", type=Path, help="take this file for the installed library")
+    parser.add_argument("--older", type=Path, help="leave open what this file has otherwise")
+    given = parser.parse_args()
+    out = given.out or zoo.DATA / f"{given.library}.json"
+    if given.new is None:
+        LIBRARIES[given.library]().write(out)
+    if given.older is not None:
+        new, old = (json.loads(path.read_text()) for path in (given.new or out, given.older))
+        more = {k: v for k, v in new.items() if k not in ("classes", "names", "nodes", "models")}
+        agreeing(Library(new), Library(old), more).write(out)
+
 
 if __name__ == "__main__":
-    for library in sys.argv[1:] or LIBRARIES:
-        LIBRARIES[library]().write(zoo.DATA / f"{library}.json")
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterator
@@ -35,6 +36,9 @@ def on_meta() -> Iterator[None]:
 
     with ExitStack() as stack:
         stack.enter_context(torch.device("meta"))
+        # Rates that older releases read from a tensor.
+        values = functools.partial(torch.linspace, device="cpu")
+        stack.enter_context(mock.patch.object(torch, "linspace", values))
         stack.enter_context(mock.patch.object(WeightsEnum, "get_state_dict", return_value={}))
         stack.enter_context(mock.patch.object(nn.Module, "load_state_dict", return_value=None))
         sizes = regnet.BlockParams.from_init_params  # it computes with tensors
@@ -108,6 +112,50 @@ def torchvision_head(builder: Callable[..., nn.Module]) -> tuple[str, ...]:
         paths.append("roi_heads.keypoint_predictor")
     # An auxiliary classifier comes after the one whose outputs count.
     return tuple(sorted(dict.fromkeys(paths), key=lambda path: path.lower().startswith("aux")))
+
+
+def timm_names() -> list[str]:
+    import timm
+
+    return timm.list_models()
+
+
+def timm_model(name: str, **kwargs: Any) -> nn.Module | None:
+    """What `timm.create_model` builds; None where that needs values."""
+    import timm
+
+    try:
+        with on_meta():
+            return timm.create_model(name, **kwargs)
+    except (
+        AssertionError,
+        AttributeError,
+        NotImplementedError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ):
+        return None
+
+
+def timm_head(model: nn.Module) -> tuple[str, ...]:
+    """Paths of the classifier, as timm names it."""
+    found = getattr(model, "default_cfg", {}).get("classifier") or ()
+    return (found,) if isinstance(found, str) else tuple(found)
+
+
+def timm_tags(name: str) -> dict[str, int]:
+    """Its pretrained weights, by tag: how many classes they come with."""
+    from timm.models import get_pretrained_cfg
+    from timm.models._registry import _model_pretrained_cfgs as known
+
+    found = {}
+    for full in known:
+        short, _, tag = full.partition(".")
+        config = get_pretrained_cfg(full) if short == name and tag else None
+        if config is not None:
+            found[tag] = config.num_classes
+    return found
 
 
 def depending(one: nn.Module, other: nn.Module) -> list[str]:

@@ -4,16 +4,18 @@ The trees lie in `data/<library>.json`, one file a library, written by
 `tests/knowledge/generate.py` from the installed libraries and read when a builder is first
 looked up. A subtree that occurs many times is there once.
 
-    {"classes": [[type, params, norm, drops, sequence, frozen, options], ...],
+    {"classes": [[type, params, norm, drops, sequence, frozen, options, unlisted], ...],
      "names": ["conv1 bn1 relu", ...],
      "nodes": [[class, names, child, child, ...], ...],
      "models": {"resnet18": {"head": ["fc"], "plain": node}, ...}}
 
-A class's row may end early. Names of -1 mean 0, 1, 2, ... A negative child means: the child
+A class's row may end early. `unlisted` is there for an open node: the norms (and "dropout")
+that are in its unlisted parts. Names of -1 mean 0, 1, 2, ... A negative child means: the child
 before it, that many times more. `models` may hold, beside the `plain` tree, one that
 differs for a model that is built with `weights`, or with a `backbone` that has weights;
 of timm those with and without a classifier, `headed` and `headless`, and the `tags` whose
-weights are for the one of them that is not `plain`.
+weights are for the one of them that is not `plain`. Of transformers, `BertModel:bert-large`
+is one with another configuration, and `weights` the tree for any checkpoint.
 """
 
 from __future__ import annotations
@@ -33,12 +35,14 @@ class Node:
     buffers) for a norm layer. `dropout`: it itself drops something at random in train
     mode. `params` are its own parameters, in order; `frozen` those of them that the
     builder leaves without gradient. `options` are arguments of its constructor that
-    matter to others: the sizes of a `Linear`.
+    matter to others: the sizes of a `Linear`. `open`: parts or parameters of it are not
+    listed, since they depend on the library's version or on a checkpoint; `unlisted`
+    are the kinds of norms in them, and "dropout".
     """
 
     __slots__ = (
         "_children", "_has_dropout", "_has_norm", "_tensors",
-        "dropout", "frozen", "norm", "options", "params", "sequence", "type",
+        "dropout", "frozen", "norm", "open", "options", "params", "sequence", "type", "unlisted",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +56,7 @@ class Node:
         frozen: tuple[str, ...] = (),
         sequence: str = "",
         options: Mapping[str, Any] | None = None,
+        unlisted: Iterable[str] | None = None,
     ) -> None:
         self.type = type
         self.params = params
@@ -61,6 +66,8 @@ class Node:
         self.frozen = frozen
         self.sequence = sequence
         self.options: Mapping[str, Any] = options or {}
+        self.open = unlisted is not None
+        self.unlisted: frozenset[str] = frozenset(unlisted or ())
         self._tensors: int | None = None
         self._has_norm: frozenset[str] | None = None
         self._has_dropout: bool | None = None
@@ -74,7 +81,7 @@ class Node:
 
     @property
     def tensors(self) -> int:
-        """How many parameters are in it and below."""
+        """How many parameters are listed in it and below."""
         if self._tensors is None:
             self._tensors = len(self.params) + sum(c.tensors for c in self.children.values())
         return self._tensors
@@ -83,8 +90,10 @@ class Node:
     def has_norm(self) -> frozenset[str]:
         """The kinds of norm layers in it and below."""
         if self._has_norm is None:
-            own = frozenset((self.norm,) if self.norm else ())
-            self._has_norm = own.union(*(c.has_norm for c in self.children.values()))
+            own = self.unlisted.union((self.norm,) if self.norm else ())
+            self._has_norm = (own - {"dropout"}).union(
+                *(c.has_norm for c in self.children.values())
+            )
         return self._has_norm
 
     @property
@@ -92,7 +101,7 @@ class Node:
         """Whether it or anything below drops something at random in train mode."""
         if self._has_dropout is None:
             below = any(c.has_dropout for c in self.children.values())
-            self._has_dropout = self.dropout or below
+            self._has_dropout = self.dropout or below or "dropout" in self.unlisted
         return self._has_dropout
 
     def at(self, path: str) -> Node | None:
@@ -111,6 +120,9 @@ class Library:
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self.models: Mapping[str, Mapping[str, Any]] = data["models"]
+        self.auto: Mapping[str, Mapping[str, str]] = data.get("auto", {})
+        self.checkpoints: Mapping[str, str] = data.get("checkpoints", {})
+        self.configurations: Mapping[str, tuple[str, bool]] = data.get("configurations", {})
         self._classes = data["classes"]
         self._names = [names.split() for names in data["names"]]
         self._rows = data["nodes"]
@@ -121,7 +133,9 @@ class Library:
         found = self._nodes.get(index)
         if found is None:
             row = self._rows[index]
-            type, params, norm, drops, sequence, frozen, options = _padded(self._classes[row[0]])
+            (type, params, norm, drops, sequence, frozen, options, unlisted) = _padded(
+                self._classes[row[0]]
+            )
             found = self._nodes[index] = Node(
                 type,
                 tuple(params.split()),
@@ -131,6 +145,7 @@ class Library:
                 sequence=sequence,
                 frozen=tuple(frozen.split()),
                 options=options,
+                unlisted=unlisted,
             )
         return found
 
@@ -143,7 +158,7 @@ class Library:
 
 
 def _padded(row: list[Any]) -> list[Any]:
-    return row + ["", "", "", 0, "", "", {}][len(row) :]
+    return row + ["", "", "", 0, "", "", {}, None][len(row) :]
 
 
 def find(
@@ -155,77 +170,125 @@ def find(
 ) -> Node | None:
     """What a builder builds, called with its defaults; None if it is not known.
 
-    `builder` is its dotted name: `torchvision.models.resnet18`; `timm.resnet50` stands
-    for `timm.create_model("resnet50")`, `torchvision.resnet18` for
-    `torchvision.models.get_model("resnet18")`. `weights`: pretrained weights are asked
-    for; `backbone`: for the backbone alone. They matter to the detection models, whose
-    norm layers and frozen layers depend on them. `classes`: False for timm's
-    `num_classes=0`, True for another number of them; some of its models have no head
-    unless one is asked for. None: the argument is not given.
+    `builder` is its dotted name: `torchvision.models.resnet18`. These stand for a call:
+
+    - `torchvision.resnet18`: `torchvision.models.get_model("resnet18")`
+    - `timm.resnet50.a1_in1k`: `timm.create_model("resnet50.a1_in1k")`
+    - `transformers.BertModel`: `BertModel(BertConfig())`
+    - `transformers.AutoModel:bert-base-uncased`: `AutoModel.from_pretrained("bert-base-uncased")`;
+      after a class that is not an auto class any checkpoint, or nothing, may stand: of one
+      that is not known, the base model is open and the head is certain.
+
+    `weights`: pretrained weights are asked for; `backbone`: for torchvision's backbone
+    alone. They matter to detection and segmentation models and to googlenet, which are
+    built otherwise with them. `classes`: False for timm's `num_classes=0`, True for
+    another number of them; some of its models have no head unless one is asked for.
+    None: the argument is not given.
     """
-    library, model = _entry(builder)
-    if library is None or model is None:
+    found = _entry(builder)
+    if found is None:
         return None
-    if classes is None and _tag(builder) in model.get("tags", "").split():
-        classes = "headed" in model  # unlike the model without a tag
+    library, model, variant = found
+    if classes is not None:
+        variant = "headed" if classes else "headless"
+    if variant == "headless" and not {"headed", "headless"} & model.keys():
+        return None  # it cannot be had
+    kinds = [variant]
     if backbone is None:
         backbone = model.get("pretrained", False)
-    wanted = ["weights", "backbone"] if weights else ["backbone"] if backbone else []
-    if classes is not None:
-        if not classes and not {"headed", "headless"} & model.keys():
-            return None
-        wanted.append("headed" if classes else "headless")
-    index = next((model[kind] for kind in wanted if kind in model), model["plain"])
+    if not builder.startswith("transformers."):
+        kinds += ["weights", "backbone"] if weights else ["backbone"] if backbone else []
+    index = next((model[kind] for kind in kinds if kind in model), model["plain"])
     return library.node(index)
 
 
 def head(builder: str) -> tuple[str, ...]:
-    """Paths of the layers that depend on the number of classes, the main one first."""
-    _, model = _entry(builder)
-    return tuple(model.get("head", ())) if model is not None else ()
+    """Paths of the layers that are replaced for other classes, the main one first.
+
+    Of transformers: the attributes beside the base model that have parameters.
+    """
+    found = _entry(builder)
+    return tuple(found[1].get("head", ())) if found is not None else ()
+
+
+def base(builder: str) -> str:
+    """The attribute that holds the base model of a class of transformers; "" without one."""
+    found = _entry(builder)
+    return found[1].get("base", "") if found is not None else ""
+
+
+def tied(builder: str) -> tuple[tuple[str, ...], ...]:
+    """Paths of one and the same parameter, where it has several."""
+    found = _entry(builder)
+    return tuple(tuple(paths) for paths in found[1].get("tied", ())) if found is not None else ()
+
+
+def transformers_head(auto: str) -> tuple[str, ...]:
+    """What the heads are called of the classes that `AutoModelFor...` takes."""
+    library = _library("transformers")
+    classes = library.auto.get(auto.rpartition(".")[2], {}).values()
+    return tuple(sorted({name for c in classes for name in library.models[c].get("head", ())}))
 
 
 def builders() -> Iterator[str]:
     """Every builder, as `torchvision.models.detection.ssd300_vgg16`, `timm.resnet50`."""
     for name, prefix in _PREFIXES.items():
-        yield from (prefix + model for model in _library(name).models)
+        yield from (prefix + model for model in _library(name).models if ":" not in model)
 
 
 _PREFIXES = {"torchvision": "torchvision.models.", "timm": "timm.", "transformers": "transformers."}
 _GROUPS = ("detection", "segmentation", "video", "optical_flow", "quantization")
+Entry = tuple[Library, Mapping[str, Any], str]
 
 
-def _entry(builder: str) -> tuple[Library | None, Mapping[str, Any] | None]:
+def _entry(builder: str) -> Entry | None:
+    """A builder's library, its entry there, and the kind of tree that its name asks for."""
     library, _, rest = builder.partition(".")
-    if library not in _PREFIXES or not rest:
-        return None, None
-    found = _library(library)
-    return found, next((found.models[k] for k in _keys(library, rest) if k in found.models), None)
+    if not rest or library not in _PREFIXES:
+        return None
+    return {"torchvision": _torchvision, "timm": _timm, "transformers": _transformers}[library](
+        _library(library), rest
+    )
 
 
-def _keys(library: str, rest: str) -> Iterable[str]:
-    """What the builder may be called in the file."""
-    if library == "timm":
-        name = rest.rpartition("/")[2]  # hf_hub:timm/resnet50.a1_in1k
-        if rest.startswith("models."):  # timm.models.resnet.resnet50
-            return (rest.rpartition(".")[2],)
-        return (name.partition(".")[0],)
+def _torchvision(library: Library, rest: str) -> Entry | None:
     short = rest.rpartition(".")[2]
-    if library == "transformers":
-        return (short,)
-    if not rest.startswith("models."):  # the name alone
-        if short.startswith("quantized_"):
-            return ("quantization." + short.removeprefix("quantized_"),)
-        return (short, *(f"{group}.{short}" for group in _GROUPS[:-1]))
-    # torchvision.models.detection.faster_rcnn.fasterrcnn_resnet50_fpn is shown above, too.
-    group = next((g + "." for g in _GROUPS if rest.startswith(f"models.{g}.")), "")
-    return (rest.removeprefix("models."), group + short)
+    if rest.startswith("models."):
+        # models.detection.faster_rcnn.fasterrcnn_resnet50_fpn is shown above, too.
+        group = next((g + "." for g in _GROUPS if rest.startswith(f"models.{g}.")), "")
+        names = [rest.removeprefix("models."), group + short]
+    elif short.startswith("quantized_"):
+        names = ["quantization." + short.removeprefix("quantized_")]
+    else:
+        names = [short, *(f"{group}.{short}" for group in _GROUPS[:-1])]
+    return next(((library, library.models[n], "") for n in names if n in library.models), None)
 
 
-def _tag(builder: str) -> str:
-    """`a1_in1k` of `timm.resnet50.a1_in1k`: which of its pretrained weights."""
-    library, _, rest = builder.partition(".")
-    return rest.rpartition("/")[2].partition(".")[2] if library == "timm" else ""
+def _timm(library: Library, rest: str) -> Entry | None:
+    if rest.startswith("models."):  # timm.models.resnet.resnet50
+        name, tag = rest.rpartition(".")[2], ""
+    else:  # hf_hub:timm/resnet50.a1_in1k
+        name, _, tag = rest.rpartition("/")[2].partition(".")
+    model = library.models.get(name)
+    if model is None:
+        return None
+    unlike = tag in model.get("tags", "").split()
+    return library, model, ("headed" if "headed" in model else "headless") if unlike else ""
+
+
+def _transformers(library: Library, rest: str) -> Entry | None:
+    name, colon, checkpoint = rest.partition(":")
+    name = name.rpartition(".")[2]
+    configuration = library.checkpoints.get(checkpoint, "")
+    kind, changed = library.configurations.get(configuration, ("", False))
+    if name in library.auto:
+        name = library.auto[name].get(kind, "")
+    elif not any(names.get(kind) == name for names in library.auto.values()):
+        configuration, changed = "", False  # a checkpoint of another class
+    model = library.models.get(f"{name}:{configuration}" if changed else name)
+    if model is None:
+        return None
+    return library, model, "weights" if colon and not configuration else ""
 
 
 @cache
