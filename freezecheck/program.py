@@ -32,6 +32,10 @@ PATTERN = "pattern"  # a test on names decided: see data
 FORWARD = "forward"  # module `subject` called; data: "grad" (autograd on), "result"
 LOSS = "loss"  # a loss computed; value: its name
 BACKWARD = "backward"
+CHECKPOINT = (
+    "checkpoint"  # a block entered; value: use_reentrant; data: "dark" (no gradient leaves)
+)
+USE = "use"  # a method of module `subject` that is not understood was called
 ZERO_GRAD = "zero_grad"  # of `subject` (optimizer or module); value: set_to_none
 CLIP = "clip"  # gradients of `params` clipped; data: "exhausted"
 STEP = "step"  # optimizer `subject` stepped

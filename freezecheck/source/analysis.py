@@ -17,6 +17,7 @@ import freezecheck.source.modules  # noqa: F401
 from freezecheck import program
 from freezecheck.program import World
 from freezecheck.source import (  # noqa: F401  (they register what they know)
+    amp,
     builtin,
     containers,
     entries,

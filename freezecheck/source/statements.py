@@ -309,7 +309,9 @@ def import_from(m: Machine, node: ast.ImportFrom) -> None:
 def imported(m: Machine, name: str) -> Any:
     """A module: the scope of a file that may be followed, else a library."""
     from freezecheck.source.imports import load
+    from freezecheck.source.objects import meet
 
+    meet(name)
     scope = load(m, name)
     return scope if scope is not None else Library(name)
 

@@ -39,7 +39,7 @@ def new(m: Machine, given: Call) -> Any:
     )
 )
 def activation(m: Machine, given: Call) -> Any:
-    return _activated(given.get(0, "input"), calls.called(None, given.node))
+    return _activated(given.get(0, "input"), given.name)
 
 
 def _activated(value: Any, name: str) -> Any:
@@ -77,6 +77,9 @@ def method(m: Machine, owner: Any, name: str, given: Call) -> Any:
     """Methods of tensors, and of values that may be tensors."""
     if name == "backward" and not given.args and isinstance(owner, (Tensor, Unknown)):
         backward(m, owner, given)
+        return None
+    if name in ("backward", "manual_backward") and given.args and isinstance(given.args[0], Tensor):
+        backward(m, given.args[0], given)  # of an accelerator, of an engine
         return None
     if isinstance(owner, (Tensor, Unknown)) and name == "requires_grad_":
         value = given.get(0, "requires_grad", True)
@@ -121,7 +124,7 @@ def gradients(m: Machine, given: Call) -> Any:
 
 @effect("torch.no_grad", "torch.inference_mode", "torch.enable_grad", "torch.set_grad_enabled")
 def grad_mode(m: Machine, given: Call) -> Any:
-    name = calls.called(None, given.node)
+    name = given.name
     if name == "set_grad_enabled":
         held = m.decide(conditions.formula(given.get(0, "mode")), given.node)
         return Unknown(f"torch.set_grad_enabled({held})")
@@ -151,6 +154,6 @@ def clip(m: Machine, given: Call) -> Any:
     found, complete = iteration.items(m, value, given.node)
     m.event(
         program.CLIP, given.node, None, tuple(p for p in found if isinstance(p, program.Param)),
-        value=calls.called(None, given.node), exhausted=spent, complete=complete,
+        value=given.name, exhausted=spent, complete=complete,
     )  # fmt: skip
     return Unknown(m.spot(given.node))

@@ -114,6 +114,18 @@ class Instance:
         self.attributes: dict[str, Any] = {}
 
 
+class Object(Instance):
+    """An object of a library's class, or of a class of the file's own that descends from one:
+    `type` is the library's. `open`: it was made with arguments that are not known."""
+
+    __slots__ = ("open", "type")
+
+    def __init__(self, type: str, cls: Class | None, key: str) -> None:
+        super().__init__(cls, key)
+        self.type = type
+        self.open = False
+
+
 class Method:
     """A method of an object: of its class where `function` is given, else the library's own."""
 
