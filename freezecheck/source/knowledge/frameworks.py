@@ -12,19 +12,6 @@ from freezecheck.source.knowledge.signature import Signature
 
 # Top-level package: the module that knows it. It is loaded where a file imports the package.
 HOMES: dict[str, str] = {
-    "accelerate": "accelerate",
-    "fastai": "fastai",
-    "fastbook": "fastai",
-    "keras": "keras",
-    "lightning": "lightning",
-    "lightning_fabric": "lightning",
-    "peft": "peft",
-    "pytorch_lightning": "lightning",
-    "tensorflow": "keras",
-    "tf_keras": "keras",
-    "timm": "timm",
-    "transformers": "huggingface",
-    "trl": "huggingface",
 }
 
 # Packages that show the same classes under another name.
