@@ -1,6 +1,6 @@
-"""The notes of a finding in a text: what was done to parameters and optimizers, in order.
+"""What a finding in a text tells: names of parameters, and what was done to them, in order.
 
-What `story.py` is for a recorded run, this is for a `World`.
+The notes are what `story.py` makes of a recorded run, made of a `World`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,54 @@ from freezecheck.snapshot import summarise
 
 
 def names(params: Iterable[Param]) -> str:
-    """`layer4.0.conv1.weight, layer4.0.bn1.weight and 7 more`."""
-    return summarise(list(dict.fromkeys(param.path for param in params)))
+    """`layer4, fc.weight and 2 more`: modules of which all parameters are meant are named
+    in their parameters' place."""
+    return summarise(each(params))
+
+
+def each(params: Iterable[Param]) -> list[str]:
+    """The names that `names` puts together."""
+    params = list(params)
+    chosen = {param.id for param in params}
+    whole: dict[int, bool] = {}  # by the module's id: all its parameters are chosen
+
+    def is_whole(module: Module) -> bool:
+        if module.id not in whole:
+            whole[module.id] = all(param.id in chosen for param in module.parameters())
+        return whole[module.id]
+
+    found: dict[str, None] = {}
+    for param in params:
+        outermost, module = None, param.module
+        while module is not None and is_whole(module):
+            outermost, module = module, module.parent
+        found[_path(outermost) if outermost is not None else _one(param)] = None
+    return list(found)
+
+
+def _path(module: Module) -> str:
+    parts = [_plain(part) for part in module.path.split(".") if part]
+    return ".".join(parts) or module.shown
+
+
+def _one(param: Param) -> str:
+    """A parameter, or what is left of a module of which some were told apart."""
+    inner = _path(param.module) if param.module.parent is not None else ""
+    if param.one:
+        return f"{inner}.{param.name}" if inner else param.name
+    tests = [f"{test[2][0]!r} {'' if held else 'not '}in the name" for test, held in param.tests]
+    rest = f"the rest of {inner or param.module.shown}"
+    return f"{rest} ({', '.join(tests)})" if tests else rest
+
+
+def _plain(part: str) -> str:
+    """Modules at unknown places have no names of their own."""
+    return {"<norms>": "BatchNorm layers", "<rest>": "other layers"}.get(part, part)
+
+
+def verb(params: Iterable[Param], one: str = "is", more: str = "are") -> str:
+    """`is` or `are`, for what `names` says of these."""
+    return one if len(each(params)) == 1 else more
 
 
 def story(

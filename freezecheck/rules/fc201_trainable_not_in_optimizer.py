@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from freezecheck import account, omitted
 from freezecheck.finding import Finding, Note, Severity
+from freezecheck.program import World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Param, Snapshot, count, summarise
 from freezecheck.story import changed_since, story
@@ -118,6 +120,16 @@ class TrainableNotInOptimizer(Rule):
     Parameters that were meant to be frozen, by a flag that is none, are left to FC101 to
     FC103.
 
+    In a text, the question is asked at every step of every optimizer (in later epochs too,
+    such as the one that unfreezes a stage), where an optimizer is handed to a call that is not
+    understood, and at the end of a function that builds one for others. What counts are
+    parameters that are trainable for certain and in no optimizer to the end, and that were
+    unfrozen or put in place after the optimizer was built, were unfrozen by a line of their
+    own, or get gradients beside parameters that are frozen. It is silent as soon as an optimizer may
+    hold more than can be seen, or the model was handed to something unknown; about
+    parameters that no gradient gets to (`no_grad`, `detach()`, modules that are never called);
+    and about models of which no optimizer holds a part.
+
     It is a warning, not an error, where leaving them out may be meant: before the first
     gradient, where the head alone is in the optimizer and nothing is frozen (a linear
     probe under `no_grad`); in
@@ -216,13 +228,37 @@ class TrainableNotInOptimizer(Rule):
                 *story(past, names, [now.optimizers[i].label for i in now.active]),
                 *_old_ones(now, lost),
             ),
-            fix="add them to the optimizer, or freeze them if they are meant to stay as they are"
-            if meant
-            else "build the optimizer after everything is unfrozen and in its place,"
-            " or add them with add_param_group()",
+            fix=_IF_MEANT if meant else _REMEDY,
             severity=severity,
             subject=(model.label, *(now.optimizers[i].label for i in now.active)),
         )
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        for found in omitted.find(world):
+            model, what = found.model.shown, account.names(found.params)
+            meant = not found.certain
+            one = account.verb(found.params) == "is"
+            moves = "never moves" if one else "never move"
+            if found.trained:
+                moves = f"gets gradients and {moves}" if one else f"get gradients and {moves}"
+            yield self.finding(
+                f"{what}{'' if what == model else f' of {model}'}"
+                f" {account.verb(found.params)} trainable, and in no optimizer:"
+                f" {'it' if one else 'they'} {moves}.",
+                site=found.optimizer.site,
+                symbol=account.each(found.params)[0],
+                notes=account.story(world, found.params, [found.optimizer], found.until),
+                fix=_IF_MEANT if meant else _REMEDY,
+                severity=Severity.WARNING if meant else Severity.ERROR,
+                subject=(model, found.optimizer.shown),
+            )
+
+
+_IF_MEANT = "add them to the optimizer, or freeze them if they are meant to stay as they are"
+_REMEDY = (
+    "build the optimizer after everything is unfrozen and in its place,"
+    " or add them with add_param_group()"
+)
 
 
 def _meant_frozen(now: Snapshot, past: Timeline) -> set[int]:
