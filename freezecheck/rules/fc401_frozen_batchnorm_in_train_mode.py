@@ -2,8 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from freezecheck.finding import Finding, Note, Severity
+from freezecheck import modes
+from freezecheck.finding import Finding, Note, Severity, Site
 from freezecheck.frozen import layers, probes
+from freezecheck.modes import Training
+from freezecheck.program import Module, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Norm, Snapshot
 from freezecheck.timeline import Event, Timeline
@@ -183,6 +186,43 @@ class FrozenBatchnormInTrainMode(Rule):
                 subject=model.label,
             )
 
+    def in_source(self, world: World) -> Iterator[Finding]:
+        found: dict[tuple[int, Site | None], list[tuple[Module, Training]]] = {}
+        for training in modes.trainings(world):
+            for norm in modes.resting(training, world):
+                event = training.reached(norm)
+                if event is not None and norm.learns(event.index) is True:
+                    site = _blamed(norm, event.index)
+                    found.setdefault((training.root.id, site), []).append((norm, training))
+        for (_, site), pairs in found.items():
+            yield self._written(
+                site, list({norm.id: norm for norm, _ in pairs}.values()), *pairs[0]
+            )
+
+    def _written(
+        self, site: Site | None, norms: list[Module], first: Module, training: Training
+    ) -> Finding:
+        index = training.forward.index
+        frozen, train = modes.own(first)[0].written(index), first.moded(index)
+        notes = [Note("frozen here", frozen.site)] if frozen else []
+        if train:
+            notes.append(Note("put in train mode here", train.site))
+        notes.append(Note("the training forward runs here", training.forward.site))
+        if not train:
+            notes.append(Note("a new module is in train mode, and nothing put these in eval mode"))
+        return self.finding(
+            f"Frozen but in train mode: {modes.layers(norms)}. Each forward normalises with the"
+            " batch's own statistics, and moves the running mean and variance that eval mode"
+            " uses.",
+            site=site,
+            symbol=f"{modes.said(training.root)}.{modes.paths(norms)[0]}",
+            notes=notes,
+            fix="put them in eval mode after every model.train(), or override train() so that"
+            " it keeps them there",
+            severity=Severity.ERROR if modes.probes(training.root, index) else None,
+            subject=modes.said(training.root),
+        )
+
     def _causes(
         self, now: Snapshot, past: Timeline, norm: Norm
     ) -> tuple[Event | None, Event | None]:
@@ -201,3 +241,10 @@ class FrozenBatchnormInTrainMode(Rule):
             yield Note("put in train mode here", train.site)
         elif now.recorded:
             yield Note("a new module is in train mode, and nothing put these in eval mode")
+
+
+def _blamed(norm: Module, index: int) -> Site | None:
+    """The line that put a layer in train mode, else the one that froze it."""
+    train = norm.moded(index)
+    frozen = modes.own(norm)[0].written(index)
+    return next((e.site for e in (train, frozen) if e is not None and e.site), norm.root.site)

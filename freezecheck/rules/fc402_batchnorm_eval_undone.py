@@ -2,8 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from freezecheck.finding import Finding, Note, Severity
+from freezecheck import modes
+from freezecheck.finding import Finding, Note, Severity, Site
 from freezecheck.frozen import layers
+from freezecheck.modes import Training
+from freezecheck.program import Event as Did
+from freezecheck.program import Module, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Norm, Snapshot
 from freezecheck.timeline import MODE, Event, Timeline
@@ -154,6 +158,38 @@ class BatchnormEvalUndone(Rule):
         elif not now.after_backward:
             yield from self._will_be(now)
 
+    def in_source(self, world: World) -> Iterator[Finding]:
+        every = modes.trainings(world)
+        found: dict[tuple[int, Site | None], list[tuple[Module, Did, Did, Training]]] = {}
+        for training in every:
+            rest = {norm.id for norm in modes.resting(training, world)}
+            for norm in modes.batchnorms(training.module):
+                at = training.reached(norm)
+                if at is None or norm.learns(at.index) is not True:
+                    continue
+                pair = _undoing(norm, at, norm.id in rest, every)
+                if pair:
+                    key = training.root.id, pair[1].site
+                    found.setdefault(key, []).append((norm, *pair, training))
+        for (_, site), undone in found.items():
+            norms = list({norm.id: norm for norm, *_ in undone}.values())
+            _, put, back, training = undone[0]
+            label = modes.said(training.root)
+            yield self.finding(
+                f"Put in eval mode, and back in train mode before the training forward:"
+                f" {modes.layers(norms)}. Their running mean and variance move at every forward.",
+                site=site,
+                symbol=f"{label}.{modes.paths(norms)[0]}",
+                notes=[
+                    Note("put in eval mode here", put.site),
+                    Note("put back in train mode here, with everything around", back.site),
+                    Note("the training forward runs here", training.forward.site),
+                ],
+                fix="call eval() on them after every train(), or override train() so that it"
+                " keeps them in eval mode",
+                subject=label,
+            )
+
     def _undone(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
         roots = {now.path(index, "") for index in range(len(now.models))}
         parts = {e.subject for e in past.of(MODE) if _meant(e) and e.subject not in roots}
@@ -218,3 +254,38 @@ def _last_pair(events: Iterator[Event], parts: set[str]) -> tuple[Event, Event] 
         elif event.value and put and not back:
             back = event
     return (put, back) if put and back else None
+
+
+def _undoing(norm: Module, at: Did, frozen: bool, every: list[Training]) -> tuple[Did, Did] | None:
+    """The eval() that was meant to last, and the train() of a module around that ended it."""
+    put = back = None
+    for event in norm.modes:
+        if event.index > at.index:
+            break
+        if event.value is False and _is_part(event.subject, norm, frozen):
+            put, back = event, None
+        elif event.value is False:
+            put = back = None  # a validation
+        elif put is not None and back is None:
+            back = event if event.value and event.subject is not put.subject else None
+            put = put if back is not None else None
+    if put is None or back is None or modes.later_pass(put, at):
+        return None
+    if frozen:
+        return put, back
+    # One that learns: it must have learnt when it was put in eval mode, too, and not have
+    # had a phase of its own in which it rested.
+    rested = any(put.index < t.forward.index < back.index for t in every)
+    unfrozen = any(p.trains(put.index) is not True for p in modes.own(norm))
+    inside = [loop for loop in back.loops if loop not in put.loops]
+    return None if unfrozen or (rested and not inside) else (put, back)
+
+
+def _is_part(subject: Module, norm: Module, frozen: bool) -> bool:
+    """It is the layer itself or a stand-in for such layers; or, of a frozen one, a part around it."""
+    if subject.norm == "batch":
+        return True
+    top = norm.root
+    while top.wrapper and len(top.children) == 1:
+        (top,) = top.children.values()
+    return frozen and subject not in (norm.root, top)

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from freezecheck import modes
 from freezecheck.finding import Finding, Note, Severity
 from freezecheck.frozen import layers
+from freezecheck.program import Module, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Norm, Snapshot, summarise
 from freezecheck.timeline import Timeline
@@ -134,6 +136,45 @@ class BatchnormTypeCheckTooNarrow(Rule):
                 fix="test for torch.nn.modules.batchnorm._BatchNorm, the base class of all",
                 subject=model.label,
             )
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        told: set[object] = set()
+        for training in modes.trainings(world):
+            index = training.forward.index
+            norms = modes.resting(training, world)
+            kept = [n for n in norms if n.learns(index) is False and _apart(n, index)]
+            missed = [n for n in norms if n.learns(index) is True]
+            if not kept or not missed:
+                continue
+            awake = {n.type for n in norms if n.learns(index) is not False}
+            put = kept[0].moded(index)
+            if {n.type for n in kept} & awake or put is None or put.site in told:
+                continue
+            told.add(put.site)
+            label = modes.said(training.root)
+            yield self.finding(
+                f"Only {_classes(kept)} layers were put in eval mode; frozen and still in train"
+                f" mode: {modes.layers(missed)}, of class {_classes(missed)}. Their running mean"
+                " and variance move at every forward.",
+                site=put.site,
+                symbol=f"{label}.{modes.paths(missed)[0]}",
+                notes=[
+                    Note("put in eval mode here", put.site),
+                    Note("the training forward runs here", training.forward.site),
+                ],
+                fix="test for torch.nn.modules.batchnorm._BatchNorm, the base class of all",
+                subject=label,
+            )
+
+
+def _apart(norm: Module, index: int) -> bool:
+    """It was put in eval mode by itself."""
+    event = norm.moded(index)
+    return event is not None and event.subject is norm
+
+
+def _classes(norms: list[Module]) -> str:
+    return summarise(sorted({norm.builder for norm in norms}))
 
 
 def _types(norms: Iterator[Norm] | list[Norm]) -> set[str]:

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from freezecheck.finding import Finding, Severity
+from freezecheck import modes
+from freezecheck.finding import Finding, Note, Severity
 from freezecheck.frozen import layers
+from freezecheck.modes import Training
+from freezecheck.program import ATTRIBUTE, Module, World
+from freezecheck.program import Event as Did
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot
 from freezecheck.timeline import Timeline
@@ -104,3 +108,46 @@ class TrackRunningStatsFlipped(Rule):
                 " running_mean and running_var to None as well",
                 subject=model.label,
             )
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        writes = [
+            e
+            for e in world.of(ATTRIBUTE)
+            if e.data.get("attribute") in ("track_running_stats", "running_mean")
+            and isinstance(e.subject, Module)
+            and e.subject.norm == "batch"
+            and e.subject.name != modes.UNLISTED
+        ]
+        if not any(e.value is False for e in writes):
+            return
+        found: dict[int, list[tuple[Did, Training]]] = {}
+        for training in modes.trainings(world):
+            for norm in training.module.walk():
+                event = _flipped(norm, writes, training.step.index)
+                if event is not None and norm.learns(training.forward.index) is True:
+                    found.setdefault(training.root.id, []).append((event, training))
+        for pairs in found.values():
+            first, training = pairs[0]
+            norms = list({event.subject.id: event.subject for event, _ in pairs}.values())
+            label = modes.said(training.root)
+            yield self.finding(
+                f"track_running_stats is False, though running statistics exist:"
+                f" {modes.layers(norms)}. Train mode normalises with each batch, eval mode with"
+                " statistics that are never updated.",
+                site=first.site,
+                symbol=f"{label}.{modes.paths(norms)[0]}",
+                notes=[Note("the training forward runs here", training.forward.site)],
+                fix="to freeze the layers, put them in eval mode; to do without statistics, set"
+                " running_mean and running_var to None as well",
+                subject=label,
+            )
+
+
+def _flipped(norm: Module, writes: list[Did], index: int) -> Did | None:
+    """The line that set it to False, if it still is at the step and the statistics exist."""
+    mine = [e for e in writes if e.subject is norm and e.index < index]
+    if norm.escaped or any(e.data["attribute"] == "running_mean" for e in mine):
+        return None
+    if not mine or norm.options.get("track_running_stats") is False:
+        return None
+    return mine[-1] if mine[-1].value is False else None

@@ -1,0 +1,280 @@
+"""Train and eval mode in a `World`: what a model was trained with, and which BatchNorm layers
+rest in it.
+
+What `frozen.py` is for a snapshot, this is for a text. Everything here is definite: a
+layer of which it is not known whether it is frozen, or in which mode, is not among the answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from freezecheck.program import BACKWARD, FORWARD, STEP, Event, Module, Param, World
+from freezecheck.snapshot import count, summarise
+
+UNLISTED = "<norms>"  # a child that stands for BatchNorm layers that may exist
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """A forward through which a gradient came that an optimizer then used.
+
+    `forwards` are the calls of modules in it, newest last, by the module's id.
+    """
+
+    module: Module
+    forward: Event
+    backward: Event
+    step: Event
+    forwards: dict[int, Event]
+
+    @property
+    def root(self) -> Module:
+        """The whole model."""
+        return self.module.root
+
+    def reached(self, module: Module) -> Event | None:
+        """The call that ran a module; None where it may not have been run."""
+        found: Module | None = module
+        while found is not None:
+            event = self.forwards.get(found.id)
+            own = found.cls is not None and found.cls.find("forward") is not None
+            if event is not None:
+                return None if own and found is not module else event
+            if own:
+                return None
+            found = found.parent
+        return None
+
+
+def trainings(world: World) -> list[Training]:
+    """Every training forward, oldest first."""
+    backwards = list(world.of(BACKWARD))
+    if not backwards:
+        return []
+    forwards = list(world.of(FORWARD))
+    steps = list(world.of(STEP))
+    found, last = [], -1
+    for backward in backwards:
+        between = [e for e in forwards if last < e.index < backward.index]
+        through = getattr(backward.subject, "through", None)
+        newest: dict[int, Event] = {}
+        for event in [e for e in forwards if e.index < backward.index] if through else between:
+            if event.grad and (through is None or event.subject in through):
+                newest[event.subject.id] = event
+        outer = [e for e in newest.values() if not _within(e.subject, newest)]
+        for event in outer:
+            step = next(
+                (
+                    s
+                    for s in steps
+                    if s.index > backward.index and trains(s, event.subject.root, backward.index)
+                ),
+                None,
+            )
+            if step is not None:
+                inner = {
+                    e.subject.id: e
+                    for e in forwards
+                    if event.index <= e.index < backward.index
+                    and _contains(event.subject, e.subject)
+                }
+                found.append(Training(event.subject, event, backward, step, inner))
+        last = backward.index
+    return found
+
+
+def trains(step: Event, root: Module, index: int) -> bool:
+    """An optimizer's step moves something in a model."""
+    return any(
+        param.module.root is root and param.trains(index) is True
+        for group in step.subject.groups
+        for param in group.params
+    )
+
+
+def _within(module: Module, newest: dict[int, Event]) -> bool:
+    above = module.parent
+    while above is not None:
+        if above.id in newest:
+            return True
+        above = above.parent
+    return False
+
+
+def _contains(outer: Module, inner: Module) -> bool:
+    found: Module | None = inner
+    while found is not None:
+        if found is outer:
+            return True
+        found = found.parent
+    return False
+
+
+def batchnorms(module: Module) -> Iterator[Module]:
+    """The BatchNorm layers in it that keep running statistics; a module whose parts are not
+    listed stands for all that are in it."""
+    for each in module.walk():
+        if each.escaped is not None:
+            continue
+        if each.norm == "batch" and each.name != UNLISTED:
+            if _keeps_statistics(each):
+                yield each
+        elif each.batchnorm and each.rest and UNLISTED not in each.children:
+            yield each
+
+
+def _keeps_statistics(norm: Module) -> bool:
+    said = {**norm.options, **norm.attributes}
+    return said.get("track_running_stats", True) is True and said.get("momentum", 0.1) != 0
+
+
+def own(module: Module) -> list[Param]:
+    """The parameters of one of `batchnorms`."""
+    listed = (*module.params.values(), *module.rest)
+    return [leaf for param in listed for leaf in param.leaves()]
+
+
+def is_frozen(norm: Module, index: int) -> bool:
+    """None of its parameters requires grad at event number `index`."""
+    params = own(norm)
+    return bool(params) and all(param.trains(index) is False for param in params)
+
+
+def resting(training: Training, world: World) -> list[Module]:
+    """BatchNorm layers that were run frozen, in a model that learns.
+
+    Left out are copies of what trains beside them (momentum encoders), and what is frozen
+    for this step only, as a GAN's discriminator is in the generator's.
+    """
+    found = []
+    for norm in batchnorms(training.module):
+        event = training.reached(norm)
+        if (
+            event is not None
+            and is_frozen(norm, event.index)
+            and not _is_copy(norm)
+            and not _is_paused(norm, event, world)
+        ):
+            found.append(norm)
+    return found
+
+
+def _is_copy(norm: Module) -> bool:
+    part = norm
+    while part.parent is not None:
+        if part.copied is not None:
+            return True
+        beside = [m for m in part.parent.children.values() if m is not part]
+        if len(list(part.walk())) > 1 or part.rest:
+            shape = _shape(part)
+            if any(
+                _shape(other) == shape and not _numbered(part.name, other.name) for other in beside
+            ):
+                return True
+        part = part.parent
+    return part.copied is not None
+
+
+def _shape(module: Module) -> list[tuple[str, object]]:
+    start = len(module.path)
+    return [(m.path[start:], m.architecture or m.type) for m in module.walk()]
+
+
+def _numbered(one: str, other: str) -> bool:
+    """`layer2` and `layer3`."""
+    return one.rstrip("0123456789") == other.rstrip("0123456789")
+
+
+def _is_paused(norm: Module, event: Event, world: World) -> bool:
+    params = own(norm)
+    for optimizer in world.optimizers:
+        built = optimizer.event
+        if built is not None and built.index < event.index and params:
+            held = [p for group in optimizer.groups for p in group.params]
+            if params[0] in held and not any(p.trains(event.index) for p in held):
+                return True
+    flags = [write for write in params[0].writes if write.value is not None]
+    before = any(w.value for w in flags if w.index < event.index) or params[0].born is True
+    after = any(w.value for w in flags if w.index > event.index)
+    return before and after and _stepped(params[0], event, world)
+
+
+def _stepped(param: Param, event: Event, world: World) -> bool:
+    """It was trained before this moment, and is again after it."""
+    moments = [
+        step.index
+        for step in world.of(STEP)
+        if step.subject.holds(param, step.index) and param.trains(step.index)
+    ]
+    return any(i < event.index for i in moments) and any(i > event.index for i in moments)
+
+
+def probes(root: Module, index: int) -> bool:
+    """A linear probe: the last part of a model alone is trainable."""
+    module = root
+    while True:
+        if any(p.trains(index) is not False for p in own(module)):
+            return False
+        parts = [child for child in module.children.values() if next(child.parameters(), None)]
+        if len(parts) == 1:
+            module = parts[0]
+            continue
+        if not parts or any(
+            p.trains(index) is not False for part in parts[:-1] for p in part.parameters()
+        ):
+            return False
+        module = parts[-1]
+        if all(p.trains(index) for p in module.parameters()):
+            return True
+
+
+def said(root: Module) -> str:
+    """What messages call a model; a wrapper is called like what it wraps."""
+    while root.wrapper and not root.label and len(root.children) == 1:
+        (root,) = root.children.values()
+    return root.root.shown
+
+
+def paths(norms: Iterable[Module]) -> list[str]:
+    """`layer1.0.bn1`, ...: of modules whose parts are not listed, the layers in them."""
+    found = []
+    for norm in norms:
+        inner = list(_inside(norm.architecture)) if norm.norm != "batch" else []
+        lead = f"{norm.path}." if norm.path else ""
+        found += [lead + path for path in inner] or [norm.path or norm.shown]
+    return found
+
+
+def _inside(node: object) -> Iterator[str]:
+    for name, part in getattr(node, "children", {}).items():
+        if part.norm == "batch":
+            yield name
+        else:
+            for path in _inside(part) if "batch" in part.has_norm else ():
+                yield f"{name}.{path}"
+
+
+def layers(norms: Sequence[Module]) -> str:
+    """`20 BatchNorm layers of model (bn1, layer1.0.bn1 and 18 more)`; all of one model."""
+    names = paths(norms)
+    return f"{count(len(names), 'BatchNorm layer')} of {said(norms[0].root)} ({summarise(names)})"
+
+
+def by_place(found: Iterable[tuple[object, Module]]) -> dict[object, list[Module]]:
+    """Norms by what they have in common, each once."""
+    grouped: dict[object, dict[int, Module]] = {}
+    for key, norm in found:
+        grouped.setdefault(key, {})[norm.id] = norm
+    return {key: list(norms.values()) for key, norms in grouped.items()}
+
+
+def later_pass(one: Event, other: Event) -> bool:
+    """Both are in one loop, and `other` in a later pass of it."""
+    for (line, number), (there, later) in zip(one.loops, other.loops):
+        if line != there:
+            return False
+        if number != later:
+            return later > number
+    return False
