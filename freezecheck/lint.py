@@ -223,8 +223,15 @@ class _Run:
             text.problems = problems.get(path, [])
             text.comments = self._comments.get(path, [])
             if text.problems or text.comments:
-                for rule in self.linter.rules(path):
-                    yield from rule.in_text(text)
+                found = [f for rule in self.linter.rules(path) for f in rule.in_text(text)]
+                yield from self._remedied(path, found)
+
+    def _remedied(self, path: str, found: list[Finding]) -> list[Finding]:
+        if not found or path not in self._sources:
+            return found
+        from freezecheck.source import remedies
+
+        return remedies.attach(found, self._sources[path])
 
     def _relocated(self, findings: Iterable[Finding]) -> Iterator[Finding]:
         """The findings with places in notebooks by cell, as people count."""

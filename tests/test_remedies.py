@@ -25,7 +25,9 @@ def place(text: str, start: int, end: int) -> Site:
     return Site("t.py", *at(start), *at(end))
 
 
-def mended(code: str, marked: str, *, safe: bool = True, head: str = HEAD) -> str:
+def mended(
+    code: str, marked: str, *, safe: bool = True, head: str = HEAD, symbol: str | None = None
+) -> str:
     """The text after the remedy of a rule, whose finding is at what «» enclose."""
     marked = head + marked
     start, end = marked.index("«"), marked.index("»") - 1
@@ -33,7 +35,7 @@ def mended(code: str, marked: str, *, safe: bool = True, head: str = HEAD) -> st
     source = read("t.py", text.encode())
     assert source.tree is not None, text
     fix = Fix("mend it")
-    found = Finding(code, "rule", Severity.ERROR, "m", place(text, start, end), fix=fix)
+    found = Finding(code, "rule", Severity.ERROR, "m", place(text, start, end), symbol, fix=fix)
     (finding,) = remedies.attach([found], source)
     assert finding.fix is not None
     assert finding.fix.message == "mend it"
@@ -136,6 +138,28 @@ def test_names_are_those_of_the_file(head: str, name: str):
     before = "if isinstance(m, nn.BatchNorm2d):\n    «m.eval()»\n"
     after = mended("FC406", before, head=head)
     assert after == f"if isinstance(m, {name}):\n    m.eval()\n"
+
+
+@pytest.mark.parametrize(
+    ("before", "unused", "after"),
+    [
+        ("x = 1  «# freezecheck: ignore[FC201]»\n", "FC201", "x = 1\n"),
+        ("x = 1  «# freezecheck: ignore[FC201, FC301]»\n", "FC201, FC301", "x = 1\n"),
+        ("x = 1  «# freezecheck: ignore[FC201, FC301]»\n", "FC201",
+         "x = 1  # freezecheck: ignore[FC301]\n"),
+        ("x = 1  «# freezecheck: ignore»\n", "", "x = 1\n"),
+        ("«# freezecheck: ignore-file[FC2]»  \r\nx = 1\r\n", "FC2", "x = 1\r\n"),
+        ("if x:\n    «# noqa: FC201»\n    y\n", "FC201", "if x:\n    y\n"),
+        ("x = 1  «# noqa: E501,FC201»\n", "FC201", "x = 1  # noqa: E501\n"),
+        ("x = 1  «# noqa:FC201 FC301»", "FC301", "x = 1  # noqa:FC201"),
+        ("x = 1  «# noqa: FC201»", "FC201", "x = 1"),
+        ("x = 1 «# noqa: FC201»  # é: why", "FC201", "x = 1 # é: why"),
+        ("x = 1  # type: ignore «# noqa: FC201»\n", "FC201", "x = 1  # type: ignore\n"),
+        ("x = 1  «# noqa: FC201» + 2\n", "FC201", "x = 1  # noqa: FC201 + 2\n"),
+    ],
+)  # fmt: skip
+def test_comments_lose_what_is_unused(before: str, unused: str, after: str):
+    assert mended("FC001", before, symbol=unused or None) == after
 
 
 def test_edits_of_a_rule_are_kept():

@@ -12,7 +12,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from freezecheck.finding import Edit, Finding, Fix, Site
 from freezecheck.source.read import Source
@@ -109,7 +109,7 @@ class Code:
 
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
-Remedy = Callable[[Code, Any], Iterable[Change]]  # of the node at the finding's place
+Remedy = Callable[[Code, Any], Iterable[Change]]  # of a node at the finding's place
 
 
 def attach(findings: list[Finding], source: Source) -> list[Finding]:
@@ -125,8 +125,11 @@ def _with_edits(finding: Finding, code: Code) -> Finding:
         return finding  # the rule knows better
     safe, remedy = _REMEDIES[finding.code]
     site = finding.site
-    for node in code.at(site) if site and site.path == code.path else ():
-        changes = list(remedy(code, node))
+    if site is None or site.path != code.path:
+        return finding
+    places = [finding] if remedy is _without_codes else code.at(site)
+    for place in places:
+        changes = list(remedy(code, place))
         if changes:
             edits = tuple(Edit(code.site(c.start, c.end), c.content) for c in changes)
             fix = finding.fix or Fix("do it as it was meant")
@@ -189,19 +192,21 @@ _NORMS = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")
 def _any_batchnorm(code: Code, node: Any) -> Iterator[Change]:
     """`isinstance(m, nn.BatchNorm2d)` around a statement, or at it, to the base class of all."""
     name = code.name_of("torch.nn.modules.batchnorm._BatchNorm")
+    if name is None:
+        return iter(())
     for outer in (node, *code.around(node)):
         test = getattr(outer, "test", outer)
-        for call in ast.walk(test) if isinstance(test, ast.expr) else ():
-            if name and _is_instance_test(call):
+        if isinstance(test, ast.expr):
+            for call in filter(_is_instance_test, ast.walk(test)):
                 changes = [*_widened(code, call.args[1], name)]
                 if changes:
-                    yield from changes
-                    return
+                    return iter(changes)
         if isinstance(outer, _SCOPES):
-            return
+            break
+    return iter(())
 
 
-def _is_instance_test(node: Any) -> bool:
+def _is_instance_test(node: Any) -> TypeGuard[ast.Call]:
     return (
         isinstance(node, ast.Call)
         and getattr(node.func, "id", "") == "isinstance"
@@ -259,8 +264,40 @@ def _not_reentrant(code: Code, node: Any) -> Iterator[Change]:
         yield Change(last, last, ", use_reentrant=False")
 
 
+_CODES = re.compile(r"(?<=\[)[^\]]*(?=\])|(?<=:)\s*[A-Za-z]+\d[^\[\]]*$")
+
+
+def _without_codes(code: Code, finding: Finding) -> Iterator[Change]:
+    """A comment without the codes that suppress nothing, or no comment at all."""
+    site = finding.site
+    if site is None or site.end_line is None or site.end_column is None:
+        return
+    start = code.offset(site.line, site.column - 1)
+    end = code.offset(site.end_line, site.end_column - 1)
+    named = _CODES.search(code.text, start, end)
+    unused = (finding.symbol or "").split(", ")
+    kept = [w for w in re.findall(r"[^\s,]+", named[0] if named else "") if w not in unused]
+    if named and kept:
+        space = named[0][: len(named[0]) - len(named[0].lstrip())]
+        yield Change(*named.span(), space + ", ".join(kept))
+        return
+    rest = re.compile(r"[ \t]*(?=(#|\r|\n|\Z)?)").match(code.text, end)
+    if rest is None or rest[1] is None:
+        return  # what follows would be code
+    before = len(code.text[:start].rstrip(" \t"))
+    if rest[1] == "#":
+        yield Change(start, rest.end(), "")
+    elif before and code.text[before - 1] not in "\r\n":
+        yield Change(before, rest.end(), "")
+    else:  # alone on its line
+        newline = re.compile(r"\r\n|\r|\n|\Z").match(code.text, rest.end())
+        assert newline is not None
+        yield Change(before, newline.end(), "")
+
+
 # Of each rule's remedy: whether it is safe, and what makes its edits.
 _REMEDIES: dict[str, tuple[bool, Remedy]] = {
+    "FC001": (True, _without_codes),
     "FC101": (True, _call_with_value),
     "FC102": (True, _rename),
     "FC103": (True, _call_with_value),
