@@ -43,12 +43,13 @@ LOOKS = re.compile(r"eval|valid|test|predict|infer|score|generate|sample|embed|e
 class Call:
     """A call: its place, and what it gives. `open`: it may give more (`*args`, `**options`)."""
 
-    __slots__ = ("args", "keywords", "node", "open")
+    __slots__ = ("args", "keywords", "name", "node", "open")
 
     def __init__(
         self, node: Any, args: list[Any], keywords: dict[str, Any] | None = None, open: bool = False
     ) -> None:
         self.node = node
+        self.name = ""  # the last part of the name of what is called, if a library's
         self.args = args
         self.keywords = keywords or {}
         self.open = open
@@ -262,6 +263,7 @@ def method(
         )
         return invoke(m, bound.function, [*first, *args], keywords, node, open)
     given = Call(node, args, keywords, open)
+    given.name = bound.name
     for handler in METHODS:
         found = handler(m, bound.owner, bound.name, given)
         if found is not NotImplemented:
@@ -272,6 +274,7 @@ def method(
 def library(m: Machine, name: str, given: Call) -> Any:
     """A call of something that a library defines."""
     name = m.like.get(name, name)
+    given.name = name.rpartition(".")[2]
     found = EFFECTS.get(name)
     if found is not None:
         return found(m, given)

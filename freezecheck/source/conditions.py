@@ -114,14 +114,14 @@ def _compare(m: Machine, op: ast.cmpop, left: Any, right: Any) -> Formula:
         return _same(op, left, right)
     swapped = is_constant(left)
     value, constant = (right, left) if swapped else (left, right)
-    if not isinstance(constant, (int, float)) or not isinstance(value, Unknown):
+    if not isinstance(constant, (int, float)) or not isinstance(value, (Unknown, Library)):
         return ("is", f"{key_of(left)} {type(op).__name__} {key_of(right)}")
     kind = type(op)
     if swapped:
         kind = {ast.Lt: ast.Gt, ast.LtE: ast.GtE, ast.Gt: ast.Lt, ast.GtE: ast.LtE}[kind]
     if kind in (ast.Lt, ast.LtE):
-        return ("<" if kind is ast.Lt else "<=", value.key, constant)
-    return negation(("<=" if kind is ast.Gt else "<", value.key, constant))
+        return ("<" if kind is ast.Lt else "<=", key_of(value), constant)
+    return negation(("<=" if kind is ast.Gt else "<", key_of(value), constant))
 
 
 def _same(op: ast.cmpop, left: Any, right: Any) -> Formula:
@@ -133,8 +133,8 @@ def _same(op: ast.cmpop, left: Any, right: Any) -> Formula:
         held = True
     elif isinstance(left, Library) and isinstance(right, Library):
         held = left.name == right.name
-    elif isinstance(left, Unknown) and is_constant(right):
-        held = ("==", left.key, right)
+    elif isinstance(left, (Unknown, Library)) and is_constant(right):
+        held = ("==", key_of(left), right)
     elif isinstance(left, Unknown) or isinstance(right, Unknown):
         first, second = sorted((key_of(left), key_of(right)))
         held = ("is", f"{first} == {second}")

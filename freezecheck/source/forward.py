@@ -107,4 +107,4 @@ _LOSSES = (
 
 @effect(*(f"torch.nn.functional.{name}" for name in _LOSSES))
 def functional_loss(m: Machine, given: Call) -> Any:
-    return loss(m, calls.called(None, given.node), given)
+    return loss(m, given.name, given)

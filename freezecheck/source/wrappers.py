@@ -23,7 +23,7 @@ def wrap(m: Machine, given: Call) -> Any:
     inner = attributes.as_module(m, given.get(0, "module"), given.node)
     if inner is None:
         return Unknown(m.spot(given.node))
-    name = calls.called(None, given.node)
+    name = given.name
     kind = {
         "DDP": "DistributedDataParallel",
         "FSDP": "FullyShardedDataParallel",
