@@ -42,7 +42,8 @@ def each(params: Iterable[Param]) -> list[str]:
 
     found: dict[str, None] = {}
     for param in params:
-        outermost, module = None, param.module
+        outermost: Module | None = None
+        module: Module | None = param.module
         while module is not None and is_whole(module):
             outermost, module = module, module.parent
         found[_path(outermost) if outermost is not None else _one(param)] = None

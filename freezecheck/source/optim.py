@@ -73,7 +73,7 @@ def build(
 
 def collect(m: Machine, params: Any, node: Any) -> list[Group]:
     """The groups that an optimizer makes of its first argument."""
-    spent = isinstance(params, Iterator) and params.spent
+    spent = isinstance(params, Iterator) and params.gave
     if isinstance(params, (Param, Dict)):
         found, complete = [params], True
     else:
@@ -102,7 +102,7 @@ def _group(m: Machine, value: Any, node: Any) -> Group:
     }
     group = Group([], options, m.site(node))
     inner = value.items.get("params")
-    group.exhausted = isinstance(inner, Iterator) and inner.spent
+    group.exhausted = isinstance(inner, Iterator) and inner.gave
     if isinstance(inner, Param):
         group.members = [inner]
     elif inner is not None or not value.open:
