@@ -316,10 +316,20 @@ def put(m: Machine, target: Any, owner: Module, name: str, value: Module) -> Non
         old = structure.carve(m, owner, name)
     event = m.event(program.REPLACE, target, owner, name=name, old=old, new=value)
     if old is not None:
-        old.detached = event
+        _leave(old, value, event)
     owner.children[name] = value
     if value is not owner.root:
         value.parent, value.name, value.detached = owner, name, None
+
+
+def _leave(old: Module, new: Module, event: Any) -> None:
+    """`old` gives way to `new`, of which it may become a part."""
+    for each in new.walk():
+        for name, child in each.children.items():
+            if child is old:
+                old.parent, old.name = each, name
+                return
+    old.detached = event
 
 
 def _detach(m: Machine, target: Any, owner: Module, name: str, new: Module | None) -> None:

@@ -150,7 +150,7 @@ def clip(m: Machine, given: Call) -> Any:
     from freezecheck.source import iteration
 
     value = given.get(0, "parameters")
-    spent = isinstance(value, Iterator) and value.spent
+    spent = isinstance(value, Iterator) and value.gave
     found, complete = iteration.items(m, value, given.node)
     m.event(
         program.CLIP, given.node, None, tuple(p for p in found if isinstance(p, program.Param)),
