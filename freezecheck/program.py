@@ -398,6 +398,9 @@ class World:
         self.optimizers: list[Optimizer] = []
         self.schedulers: list[Scheduler] = []
         self.choices: list[tuple[Site, str, bool]] = []
+        # How often the loop on a line goes round: a number, the text of what it is ("args.epochs"),
+        # None where it is not known.
+        self.lengths: dict[int, int | str | None] = {}
         self.complete = True  # False: stopped by the budget, or by an exception
 
     def of(self, kind: str, subject: Any = None) -> Iterator[Event]:

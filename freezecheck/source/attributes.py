@@ -373,8 +373,9 @@ def load_item(m: Machine, owner: Any, index: Any, node: Any) -> Any:
     elif isinstance(owner, Group):
         if index == "params":
             return List(owner.params, owner.open)
-        if isinstance(index, str) and owner.options.get(index) is not None:
-            return owner.options[index]
+        found = owner.options.get(index) if isinstance(index, str) else None
+        if found is not None and not (index == "lr" and _is_scheduled(m, owner)):
+            return found
         return Unknown(f"<group {id(owner)}>[{key_of(index)}]")
     elif isinstance(owner, str) and isinstance(index, int) and -len(owner) <= index < len(owner):
         return owner[index]
@@ -389,6 +390,11 @@ def load_item(m: Machine, owner: Any, index: Any, node: Any) -> Any:
         else None
     )
     return m.overrides.get(key, Unknown(key, origin))
+
+
+def _is_scheduled(m: Machine, group: Group) -> bool:
+    """A scheduler sets its rate."""
+    return any(s.optimizer is not None and group in s.optimizer.groups for s in m.world.schedulers)
 
 
 def store_item(m: Machine, target: ast.Subscript, owner: Any, index: Any, value: Any) -> None:
@@ -427,7 +433,7 @@ def store_item(m: Machine, target: ast.Subscript, owner: Any, index: Any, value:
                 value=value if is_constant(value) else None,
                 group=owner,
                 option=index,
-                before=owner.options.get(index),
+                before=owner.options.get(index, optimizer and optimizer.options.get(index)),
             )
             owner.options[index] = value if is_constant(value) else None
     elif isinstance(owner, Unknown):

@@ -45,7 +45,8 @@ def range_(m: Machine, given: Call) -> Any:
         whole = range(start, stop, step)
         return Stream(lambda i: whole[i] if i < len(whole) else start + i * step, len(whole))
     if numbers[0] and numbers[2]:
-        return Stream(lambda i: start + i * step)
+        limit = key_of(stop) if (start, step) == (0, 1) else None
+        return Stream(lambda i: start + i * step, limit=limit)
     key = key_of(start)
     return Stream(lambda i: Unknown(f"({key} Add {i})" if i else key))
 

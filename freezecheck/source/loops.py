@@ -39,6 +39,10 @@ def run(m: Machine, node: ast.For | ast.AsyncFor) -> None:
     else:
         found, complete = iteration.items(m, value, node.iter)
     number = 0
+    length = _length(value, found, complete)
+    m.world.lengths[node.lineno] = (
+        length if m.world.lengths.get(node.lineno, length) == length else None
+    )
 
     def once(item: Any) -> None:
         nonlocal number
@@ -59,8 +63,16 @@ def run(m: Machine, node: ast.For | ast.AsyncFor) -> None:
                 number = index
                 once(source.at(index))
     except Break:
+        m.world.lengths[node.lineno] = None
         return
     m.run(node.orelse)
+
+
+def _length(value: Any, found: list[Any], complete: bool) -> int | str | None:
+    """How often a loop goes round; None if it is not known."""
+    if isinstance(value, Stream):
+        return value.limit if value.length is None else value.length
+    return len(found) if complete and not (found and _has_parts(found)) else None
 
 
 def _has_parts(found: list[Any]) -> bool:

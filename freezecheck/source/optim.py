@@ -161,7 +161,9 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, List) and not value.open and all(is_constant(x) for x in value.items):
         return list(value.items)
-    return Unknown("?") if not isinstance(value, List) else [None] * len(value.items)
+    if isinstance(value, List):
+        return [None] * len(value.items)
+    return value if isinstance(value, Unknown) else Unknown("?")
 
 
 def method(m: Machine, owner: Any, name: str, given: Call) -> Any:

@@ -290,13 +290,17 @@ def any_of(answers: Iterable[bool | None]) -> bool | None:
 
 class Stream:
     """Something to loop over whose items are made as they are asked for: a `range`, a
-    loader. `length` is None where it is not known."""
+    loader. `length` is None where it is not known; then `limit` may be the key of the
+    value that it is."""
 
-    __slots__ = ("at", "length")
+    __slots__ = ("at", "length", "limit")
 
-    def __init__(self, at: Callable[[int], Any], length: int | None = None) -> None:
+    def __init__(
+        self, at: Callable[[int], Any], length: int | None = None, limit: str | None = None
+    ) -> None:
         self.at = at
         self.length = length
+        self.limit = limit
 
 
 class ParamGroups:
