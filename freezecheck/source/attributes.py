@@ -253,8 +253,9 @@ def store(m: Machine, target: ast.Attribute, owner: Any, name: str, value: Any) 
     elif isinstance(owner, (Tensor, Method, Library, Optimizer, Scheduler)):
         if isinstance(owner, Tensor) and name == "requires_grad":
             owner.needs, owner.cut = (value if isinstance(value, bool) else None), ""
-        passing = isinstance(owner, Tensor) and is_passing(target.value)
-        m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name, passing=passing)
+        event = m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name)
+        if isinstance(owner, Tensor):
+            event.data.update(passing=is_passing(target.value), before=owner.needs)
 
 
 def is_passing(node: ast.expr) -> bool:

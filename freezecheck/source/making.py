@@ -194,6 +194,19 @@ def is_kind(m: Machine, module: Module, kind: Any) -> bool | None:
     return False
 
 
+@effect("torch.nn.Embedding.from_pretrained", "torch.nn.EmbeddingBag.from_pretrained")
+def pretrained_embedding(m: Machine, given: Call) -> Any:
+    """An embedding with given values: frozen, unless told not to be."""
+    made = m.new_module("torch.nn.Embedding", given.node)
+    made.pretrained = True
+    flag = given.get(1, "freeze", True)
+    said = given.open or len(given.args) > 1 or "freeze" in given.keywords
+    m.event(program.ATTRIBUTE, given.node, made, attribute="from_pretrained", said=said)
+    weight = m.new_param(made, "weight")
+    weight.born = weight.trainable = not flag if isinstance(flag, bool) and not given.open else None
+    return made
+
+
 @effect("torch.nn.Parameter", "torch.nn.parameter.Parameter")
 def parameter(m: Machine, given: Call) -> Any:
     value = given.get(0, "data")

@@ -231,6 +231,13 @@ def _values(m: Machine, owner: Module, given: Call) -> Any:
     return List(owner.children.values(), owner.open)
 
 
+def _from_pretrained(m: Machine, owner: Module, given: Call) -> Any:
+    """The class's method, called on one of its objects."""
+    if owner.type not in ("torch.nn.Embedding", "torch.nn.EmbeddingBag"):
+        return NotImplemented
+    return calls.library(m, f"{owner.type}.from_pretrained", given)
+
+
 def _forward(m: Machine, owner: Module, given: Call) -> Any:
     return calls.call(m, owner, given)
 
@@ -262,6 +269,7 @@ _METHODS = {
     "items": _items,
     "values": _values,
     "forward": _forward,
+    "from_pretrained": _from_pretrained,
 }  # fmt: skip
 
 

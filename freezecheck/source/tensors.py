@@ -83,7 +83,11 @@ def method(m: Machine, owner: Any, name: str, given: Call) -> Any:
         return None
     if isinstance(owner, (Tensor, Unknown)) and name == "requires_grad_":
         value = given.get(0, "requires_grad", True)
-        m.event(program.ATTRIBUTE, given.node, owner, value=value, attribute="requires_grad_()")
+        before = owner.needs if isinstance(owner, Tensor) else None
+        m.event(
+            program.ATTRIBUTE, given.node, owner,
+            value=value, attribute="requires_grad_()", before=before,
+        )  # fmt: skip
         if isinstance(owner, Tensor):
             owner.needs, owner.cut = (value if isinstance(value, bool) else None), ""
         else:
@@ -107,7 +111,7 @@ calls.METHODS.append(method)
 
 def backward(m: Machine, loss: Any, given: Call) -> None:
     """`loss.backward()`, under whatever name."""
-    m.event(program.BACKWARD, given.node, loss if isinstance(loss, Tensor) else None)
+    m.event(program.BACKWARD, given.node, loss if isinstance(loss, Tensor) else None, of=loss)
 
 
 @effect("torch.autograd.backward")
@@ -135,9 +139,11 @@ def grad_mode(m: Machine, given: Call) -> Any:
 def variable(m: Machine, given: Call) -> Any:
     value = given.get(0, "data")
     if given.keywords.get("requires_grad") is True:
-        m.event(program.ATTRIBUTE, given.node, value, value=True, attribute="Variable")
+        event = m.event(program.ATTRIBUTE, given.node, value, value=True, attribute="Variable")
         if isinstance(value, Tensor):
-            return Tensor(value.through, lost=value.lost, needs=True, loss=value.loss)
+            made = Tensor(value.through, lost=value.lost, needs=True, loss=value.loss)
+            event.data["result"] = made
+            return made
     return value
 
 
