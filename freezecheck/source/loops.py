@@ -10,11 +10,12 @@ import ast
 import contextlib
 from typing import Any
 
+from freezecheck.program import Module, Param
 from freezecheck.source import conditions, iteration
 from freezecheck.source.iteration import LONGEST
 from freezecheck.source.machine import Machine
 from freezecheck.source.scope import MISSING
-from freezecheck.source.values import Dict, List, Stream
+from freezecheck.source.values import Dict, Instance, List, Stream
 
 _PASSES = 2
 _SAMPLES = 10
@@ -76,8 +77,6 @@ def _length(value: Any, found: list[Any], complete: bool) -> int | str | None:
 
 
 def _has_parts(found: list[Any]) -> bool:
-    from freezecheck.program import Module, Param
-
     first = iteration._flat(found[0])
     return any(isinstance(each, (Param, Module)) for each in first)
 
@@ -127,29 +126,52 @@ def _indexes_parts(m: Machine, node: ast.For | ast.AsyncFor, name: str) -> bool:
 
 
 def _limits(m: Machine, node: ast.For | ast.AsyncFor, name: str) -> set[int]:
-    """The numbers that the body compares the variable with."""
+    """The numbers that the body compares the variable with, or looks it up among."""
     found: set[int] = set()
     for statement in node.body:
         for part in ast.walk(statement):
-            if not isinstance(part, (ast.Compare, ast.BinOp)):
-                continue
-            inside = list(ast.walk(part))
-            if any(isinstance(x, ast.Name) and x.id == name for x in inside):
-                for each in inside:
-                    found.update(_values(m, each))
+            if isinstance(part, (ast.Compare, ast.BinOp, ast.Subscript)) or _looks_up(part):
+                inside = list(ast.walk(part))
+                if any(isinstance(x, ast.Name) and x.id == name for x in inside):
+                    for each in inside:
+                        found.update(_values(m, each, node))
     return found
 
 
-def _values(m: Machine, node: ast.AST) -> set[int]:
+def _looks_up(part: ast.AST) -> bool:
+    return (
+        isinstance(part, ast.Call)
+        and isinstance(part.func, ast.Attribute)
+        and part.func.attr in ("get", "pop")
+    )
+
+
+def _values(m: Machine, node: ast.AST, loop: ast.For | ast.AsyncFor) -> set[int]:
     value: Any = None
     if isinstance(node, ast.Constant):
         value = node.value
     elif isinstance(node, ast.Name):
         value = m.scope.get(node.id)
-    if value is MISSING:
-        return set()
+        if value is MISSING:
+            return _assigned(loop, node.id)
+    elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        owner = m.scope.get(node.value.id)
+        value = owner.attributes.get(node.attr) if isinstance(owner, (Instance, Module)) else None
     items = value.items if isinstance(value, (List, Dict)) else (value,)
     return {x for x in items if isinstance(x, int) and not isinstance(x, bool)}
+
+
+def _assigned(loop: ast.For | ast.AsyncFor, name: str) -> set[int]:
+    """The numbers in what the loop's own body will bind to a name."""
+    return {
+        each.value
+        for statement in loop.body
+        for part in ast.walk(statement)
+        if isinstance(part, ast.Assign)
+        and any(isinstance(target, ast.Name) and target.id == name for target in part.targets)
+        for each in ast.walk(part.value)
+        if isinstance(each, ast.Constant) and type(each.value) is int
+    }
 
 
 def run_while(m: Machine, node: ast.While) -> None:
