@@ -55,62 +55,57 @@ def _where(event: Event) -> str:
 def _step(event: Event, step: Step, tally: Counter[str]) -> Iterator[str]:
     optimizer = event.subject
     held = [
-        leaf
+        (leaf, _path(leaf, event))
         for group in optimizer.groups
         if group.event is None or group.event.index < event.index
         for leaf in group.params
     ]
     names = set(step.names.values())
-    real = {step.names.get(p, "?") for p in step.held}
-    mine = {leaf.path if leaf.module.root.parent is None else "?" for leaf in held}
-    if all(_exact(leaf) for leaf in held) and not optimizer.open:
+    if all(_exact(leaf) for leaf, _ in held) and not optimizer.open:
         tally["memberships"] += 1
-        # What the model does not own any more has some name or other.
-        inside = {n for n in mine if n in names and _owned(held, n, event)}
-        if inside != real - {"?"}:
+        real = {step.names[p] for p in step.held if p in step.names}
+        mine = {path for _, path in held if path in names}
+        if mine != real:
             yield (
-                f"{_where(event)}: holds {sorted(real)[:6]} but not {sorted(inside - real)[:6]},"
-                f" and also {sorted(real - inside)[:6]}"
+                f"{_where(event)}: {optimizer} holds {sorted(real)[:6]}, but in mind not"
+                f" {sorted(real - mine)[:6]} and also {sorted(mine - real)[:6]}"
             )
-    for leaf in held:
+    for leaf, path in held:
         trains = leaf.trains(event.index)
-        answers = _answers(leaf, step)
-        if trains is not None and answers and _owned(held, leaf.path, event):
+        answers = _answers(leaf, path, step)
+        if trains is not None and answers:
             tally["flags"] += 1
             if trains not in answers:
-                yield f"{_where(event)}: {leaf.path} is {'trainable' if trains else 'frozen'} in mind only"
+                yield f"{_where(event)}: {path} is {'trainable' if trains else 'frozen'} in mind only"
 
 
-def _owned(held: list[Param], path: str, event: Event) -> bool:
-    """A leaf with this path is in a model, and not in what was replaced."""
-    return any(
-        leaf.path == path and leaf.module.root.detached is None and not _detached(leaf, event)
-        for leaf in held
-    )
-
-
-def _detached(leaf: Param, event: Event) -> bool:
-    module: Module | None = leaf.module
-    while module is not None:
-        if module.detached is not None:
-            return True
-        module = module.parent
-    return False
+def _path(leaf: Param, event: Event) -> str | None:
+    """Its path below its model at that moment; None if it was in none."""
+    parts = [leaf.name or "*"]
+    module = leaf.module
+    while True:
+        gone = module.detached
+        if gone is not None and gone.index < event.index:
+            return None
+        if module.parent is None and gone is None:
+            return ".".join(reversed(parts))
+        parts.append(module.name if gone is None else gone.data["name"])
+        module = gone.subject if gone is not None else module.parent
 
 
 def _exact(leaf: Param) -> bool:
     return leaf.one and "<" not in leaf.path
 
 
-def _answers(leaf: Param, step: Step) -> set[bool]:
+def _answers(leaf: Param, path: str | None, step: Step) -> set[bool]:
     """Whether the tensors that a leaf stands for require grad; nothing if it is not clear."""
-    if "<" in leaf.path or leaf.tests:
+    if path is None or "<" in path or leaf.tests:
         return set()
-    start = leaf.path.removesuffix("*")
+    start = path.removesuffix("*")
     return {
         step.trains[p]
         for p, name in step.names.items()
-        if (name == leaf.path if leaf.one else name.startswith(start))
+        if (name == path if leaf.one else name.startswith(start))
     }
 
 
