@@ -88,7 +88,7 @@ def test_our_own_comments_hold_too(train: Path):
     train.write_text(said("# freezecheck: ignore[FC201]"))
     assert flake8(train.parent) == []
     train.write_text(said("# freezecheck: ignore[FC102]"))
-    assert flake8(train.parent) == [f"{LINE} FC001", f"{LINE} FC201"]
+    assert flake8(train.parent) == [f"{LINE} FC201", f"{LINE} FC001"]
 
 
 def test_what_pyproject_says_holds_and_its_mistakes_are_told(train: Path):
