@@ -3,7 +3,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from freezecheck.finding import Finding, Severity
+from freezecheck import account, foreign
+from freezecheck.finding import Finding, Note, Severity
+from freezecheck.program import World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Optimizer, Param, Snapshot, count, summarise
 from freezecheck.story import story
@@ -116,6 +118,14 @@ class OptimizerHoldsForeignParameters(Rule):
     that differ in the number of classes alone). With several models: no tensor of the
     optimizer has a gradient, while a model built alike has gradients and no optimizer.
 
+    In a text, three stories count. What was loaded with `assign=True`, moved to the `meta` device
+    or sharded after the optimizer was built has other tensors since; half or more of the
+    optimizer's are those of parts that were replaced, and it goes on; or a model of the same make is
+    made or copied after the optimizer was built, and the loss comes from it alone. It is silent
+    where a later optimizer holds the new tensors, where the first model is called again, and
+    where gradients or values are carried over by hand. Wrapping (`DataParallel`, `compile`), `.to(device)`
+    and half precision keep the tensors, so they are no such story.
+
     ## Limits
 
     A replaced head beside a backbone that the optimizer does hold is FC201. Master copies
@@ -194,10 +204,32 @@ class OptimizerHoldsForeignParameters(Rule):
             site=optimizer.site,
             symbol=optimizer.label,
             notes=story(past, names, [optimizer.label]),
-            fix="build the optimizer from the model that is trained, after it was copied,"
-            " loaded, moved and sharded",
+            fix=_REMEDY,
             subject=(optimizer.label, label, *others),
         )
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        for found in foreign.find(world):
+            label, model = found.optimizer.shown, found.model.shown
+            yield self.finding(
+                f"{label} holds tensors that are not in use any more ({account.names(found.old)}):"
+                f" {found.why} after it was built. The steps of {label} do not change {model}.",
+                site=found.optimizer.site,
+                symbol=label,
+                notes=(
+                    *account.story(world, (), [found.optimizer], found.since),
+                    Note(found.why, found.since.site),
+                    Note(f"{label} steps here", found.use.site),
+                ),
+                fix=_REMEDY,
+                subject=(label, model, *{p.module.root.shown: None for p in found.old}),
+            )
+
+
+_REMEDY = (
+    "build the optimizer from the model that is trained, after it was copied,"
+    " loaded, moved and sharded"
+)
 
 
 def _alike(held: Sequence[Param], lost: Sequence[Param]) -> bool:

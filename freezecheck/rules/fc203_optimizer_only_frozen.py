@@ -3,7 +3,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
+from freezecheck import account, held
 from freezecheck.finding import Finding, Severity
+from freezecheck.program import STEP, Event, Optimizer, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot, count, summarise
 from freezecheck.story import story
@@ -103,6 +105,10 @@ class OptimizerOnlyFrozen(Rule):
     From the flags of the tensors in each optimizer; in a recorded run, as they are when
     that optimizer steps.
 
+    In a text, at each step of an optimizer, and where it is handed to a call that is not
+    understood. Everything in it has to be frozen for certain, and no optimizer may hold
+    anything that is, or may be, trainable.
+
     ## Limits
 
     Where another optimizer does train something, an optimizer that steps nothing but
@@ -142,17 +148,16 @@ class OptimizerOnlyFrozen(Rule):
                 f" {count(len(names), 'trainable tensor')} {_are(len(names))} in no optimizer:"
                 f" {summarise(names)}."
             )
-        held = [p for p in now.frozen_held if any(h.optimizer == index for h in p.held)]
-        models = dict.fromkeys(p.model for p in (*held, *now.lost) if p.model >= 0)
+        frozen = [p for p in now.frozen_held if any(h.optimizer == index for h in p.held)]
+        models = dict.fromkeys(p.model for p in (*frozen, *now.lost) if p.model >= 0)
         return self.finding(
             message,
             site=optimizer.site,
             symbol=optimizer.label,
             notes=story(
-                past, [*names, *(now.path(p.model, p.name) for p in held)], [optimizer.label]
+                past, [*names, *(now.path(p.model, p.name) for p in frozen)], [optimizer.label]
             ),
-            fix="build the optimizer from the parameters that are to train, once they are"
-            " unfrozen and in their place",
+            fix=_REMEDY,
             subject=(optimizer.label, *(now.models[m].label for m in models)),
         )
 
@@ -167,6 +172,47 @@ class OptimizerOnlyFrozen(Rule):
             fix="unfreeze what it is to train, or do not step it",
             severity=Severity.INFO,
         )
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        if any(optimizer.open for optimizer in world.optimizers):
+            return
+        for optimizer in world.optimizers:
+            for moment in held.moments(world, optimizer):
+                if _is_idle(world, optimizer, moment):
+                    yield self._idle(world, optimizer, moment)
+                    break
+
+    def _idle(self, world: World, optimizer: Optimizer, moment: Event) -> Finding:
+        label, params = optimizer.shown, held.members(optimizer, moment.index)
+        models = dict.fromkeys(p.module.root.shown for p in params)
+        what, one = account.names(params), account.verb(params)
+        steps = "its steps train nothing" if moment.kind == STEP else "it has nothing to train"
+        return self.finding(
+            f"Everything in {label} is frozen: {steps}. It holds {what}"
+            f"{'' if what in models else f' of {summarise(list(models))}'}, which {one} frozen.",
+            site=optimizer.site,
+            symbol=label,
+            notes=account.story(world, params, [optimizer], moment),
+            fix=_REMEDY,
+            subject=(label, *models),
+        )
+
+
+_REMEDY = (
+    "build the optimizer from the parameters that are to train, once they are"
+    " unfrozen and in their place"
+)
+
+
+def _is_idle(world: World, optimizer: Optimizer, moment: Event) -> bool:
+    """All that it holds is frozen for certain, and no optimizer may train anything."""
+    own = held.members(optimizer, moment.index)
+    if not own or any(p.trains(moment.index) is not False for p in own):
+        return False
+    there = [p for o in held.current(world, moment) for p in held.members(o)]
+    return not any(
+        p.trains(moment.index) is not False or held.was_handed_on(p, moment) for p in there
+    )
 
 
 def _all(tensors: int) -> str:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from freezecheck import account, held, program
 from freezecheck.finding import Finding, Severity
+from freezecheck.program import World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot, count, summarise
 from freezecheck.story import changed_since, story
@@ -102,10 +104,14 @@ class EmptyParameterGroup(Rule):
     recorded run, parameters that received a gradient, and were not unfrozen or put in
     place after the optimizer was built (FC201 says that).
 
+    A text shows the generator itself: where it was made, and what went through it before
+    the group, or the clipping, got it. Nothing is said where all that is trainable is in
+    an optimizer all the same.
+
     ## Limits
 
-    Whether a generator was used up, or a list was empty from the start, cannot be told
-    afterwards. Clipping is seen in a recorded run alone.
+    In a run, whether a generator was used up, or a list was empty from the start, cannot be
+    told afterwards; and clipping is seen in a recorded run alone.
 
     ## References
 
@@ -124,7 +130,7 @@ class EmptyParameterGroup(Rule):
                 f"{event.value} was given an iterator that had nothing left, and clipped nothing.",
                 site=event.site,
                 symbol=event.value,
-                fix="give it model.parameters(), or keep the parameters in a list",
+                fix=_REMEDY_OF_CLIP,
             )
 
     def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
@@ -146,7 +152,43 @@ class EmptyParameterGroup(Rule):
                 site=optimizer.groups[empty[0]].site or optimizer.site,
                 symbol=symbols[0],
                 notes=story(past, names, [optimizer.label]),
-                fix="keep the parameters in a list, [p for p in ... if ...], before they are"
-                " counted, printed or given away",
+                fix=_REMEDY,
                 subject=(optimizer.label, *(now.models[m].label for m in models)),
             )
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        for event in world.of(program.CLIP):
+            if event.data["exhausted"]:
+                yield self.finding(
+                    f"{event.value} is given an iterator that has nothing left, and clips nothing.",
+                    site=event.site,
+                    symbol=event.value,
+                    fix=_REMEDY_OF_CLIP,
+                )
+        for optimizer in world.optimizers:
+            for index, group in enumerate(optimizer.groups):
+                if group.exhausted and not group.params and _lacks(world):
+                    symbol = f"{optimizer.shown}.param_groups[{index}]"
+                    yield self.finding(
+                        f"{symbol} is empty: the generator that it is given was used up before,"
+                        " and has nothing left.",
+                        site=group.site or optimizer.site,
+                        symbol=symbol,
+                        notes=account.story(world, (), [optimizer]),
+                        fix=_REMEDY,
+                        subject=(optimizer.shown, *(m.shown for m in world.roots)),
+                    )
+
+
+_REMEDY = (
+    "keep the parameters in a list, [p for p in ... if ...], before they are"
+    " counted, printed or given away"
+)
+_REMEDY_OF_CLIP = "give it model.parameters(), or keep the parameters in a list"
+
+
+def _lacks(world: World) -> bool:
+    """Something that is, or may be, trainable is in no optimizer."""
+    there = held.ids(world.optimizers)
+    every = (p for root in world.roots for p in root.parameters())
+    return any(p.id not in there and p.trains() is not False for p in every)

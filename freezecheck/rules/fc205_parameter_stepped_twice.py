@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from freezecheck import account, held, program
 from freezecheck.finding import Finding, Severity
+from freezecheck.program import World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Param, Snapshot, count, summarise
 from freezecheck.story import story
@@ -94,6 +96,10 @@ class ParameterSteppedTwice(Rule):
     By identity. In a recorded run, two optimizers count if both step after the same
     backward; an optimizer inside another one (SAM, Lookahead, ZeRO) is a part of it.
 
+    In a text likewise: both have to hold the parameter for certain, and to step with no
+    backward and no `zero_grad` between them; an optimizer whose groups are another one's
+    is left alone.
+
     ## Limits
 
     Without a record of the run, two optimizers that are used in turn look the same as two
@@ -127,7 +133,7 @@ class ParameterSteppedTwice(Rule):
             site=group.site or optimizer.site,
             symbol=symbol,
             notes=story(past, (), [optimizer.label]),
-            fix="list each parameter once: list(dict.fromkeys(parameters))",
+            fix=_ONCE,
             subject=optimizer.label,
         )
 
@@ -152,9 +158,81 @@ class ParameterSteppedTwice(Rule):
                 site=now.optimizers[places[-1]].site,
                 symbol=names[0],
                 notes=story(past, (), labels),
-                fix="give every parameter to one optimizer; use groups for different rates",
+                fix=_ONE_OWNER,
                 subject=tuple(labels),
             )
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        for optimizer in world.optimizers:
+            for index, group in enumerate(optimizer.groups):
+                twice = _repeated(group.params)
+                if twice:
+                    symbol = f"{optimizer.shown}.param_groups[{index}]"
+                    yield self.finding(
+                        f"{symbol} lists {account.names(twice)} more than once. Each entry is a"
+                        f" step: {account.verb(twice, 'it moves', 'they move')} twice at every"
+                        " iteration.",
+                        site=group.site or optimizer.site,
+                        symbol=symbol,
+                        notes=account.story(world, (), [optimizer]),
+                        fix=_ONCE,
+                        subject=optimizer.shown,
+                    )
+        for places, params in _shared(world).items():
+            labels = [o.shown for o in places]
+            what, one = account.names(params), account.verb(params)
+            times = "twice" if len(places) == 2 else f"{len(places)} times"
+            yield self.finding(
+                f"{what} {one} in {' and '.join(labels)}. Each of these steps"
+                f" {'it, so it moves' if one == 'is' else 'them, so they move'} {times} at every"
+                " iteration.",
+                site=max((o.site for o in places if o.site), key=lambda s: s.line, default=None),
+                symbol=account.each(params)[0],
+                notes=account.story(world, (), list(places)),
+                fix=_ONE_OWNER,
+                subject=tuple(labels),
+            )
+
+
+_ONCE = "list each parameter once: list(dict.fromkeys(parameters))"
+_ONE_OWNER = "give every parameter to one optimizer; use groups for different rates"
+
+
+def _repeated(params: Sequence[program.Param]) -> list[program.Param]:
+    seen: set[int] = set()
+    return [p for p in params if p.id in seen or seen.add(p.id)]  # type: ignore[func-returns-value]
+
+
+def _shared(world: World) -> dict[tuple[program.Optimizer, ...], list[program.Param]]:
+    """Optimizers that step the same trainable parameters on the same gradient."""
+    found: dict[tuple[program.Optimizer, ...], list[program.Param]] = {}
+    told: set[int] = set()
+    since: list[program.Event] = []  # steps since the last backward
+    for event in world.events:
+        if event.kind in (program.BACKWARD, program.ZERO_GRAD, program.ESCAPE):
+            since = []
+        elif event.kind == program.STEP:
+            since.append(event)
+            together = list(dict.fromkeys(e.subject for e in since))
+            if len(together) < 2 or _are_nested(together):
+                continue
+            owners: dict[int, list[program.Optimizer]] = {}
+            params: dict[int, program.Param] = {}
+            for optimizer in together:
+                for param in dict.fromkeys(held.members(optimizer, event.index)):
+                    owners.setdefault(param.id, []).append(optimizer)
+                    params[param.id] = param
+            for key, places in owners.items():
+                if len(places) > 1 and key not in told and params[key].trains(event.index):
+                    told.add(key)
+                    found.setdefault(tuple(places), []).append(params[key])
+    return found
+
+
+def _are_nested(optimizers: Sequence[program.Optimizer]) -> bool:
+    """One is made of another one's groups."""
+    groups = [id(group) for optimizer in optimizers for group in optimizer.groups]
+    return len(set(groups)) < len(groups)
 
 
 def _together(now: Snapshot, past: Timeline, places: tuple[int, ...]) -> bool:
