@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from freezecheck import account, held, program
 from freezecheck.finding import Finding, Severity
@@ -199,8 +200,8 @@ _ONE_OWNER = "give every parameter to one optimizer; use groups for different ra
 
 
 def _repeated(params: Sequence[program.Param]) -> list[program.Param]:
-    seen: set[int] = set()
-    return [p for p in params if p.id in seen or seen.add(p.id)]  # type: ignore[func-returns-value]
+    times = Counter(param.id for param in params)
+    return list(dict.fromkeys(param for param in params if times[param.id] > 1))
 
 
 def _shared(world: World) -> dict[tuple[program.Optimizer, ...], list[program.Param]]:
