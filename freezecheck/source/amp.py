@@ -51,7 +51,7 @@ def checkpoint(m: Machine, given: Call) -> Any:
     if not dark:
         return result
     event.data["lost"] = tuple(e for t in tensors(Call(None, [result])) for e in t.live)
-    return result.severed("checkpoint", event.site) if isinstance(result, Tensor) else result
+    return result.severed("checkpoint", m.site(given.node)) if isinstance(result, Tensor) else result
 
 
 _OPTIONS = (
@@ -81,7 +81,7 @@ def averaged(m: Machine, given: Call) -> Any:
         return Unknown(m.spot(given.node))
     made = m.new_module("torch.optim.swa_utils.AveragedModel", given.node)
     twin = copied(m, inner, given.node)
-    made.wrapper, made.pretrained, made.training = "AveragedModel", inner.pretrained, inner.training
+    made.wrapper, made.pretrained = "AveragedModel", inner.pretrained
     made.children["module"] = twin
     twin.parent, twin.name = made, "module"
     return made

@@ -88,10 +88,14 @@ def _function(node: Any) -> Callable[[Machine], None]:
 
 
 def _class(node: ast.ClassDef) -> Iterator[Entry]:
-    """Each method that matters, of an object made of what is not known."""
+    """Each method that matters, of an object made of what is not known; the whole life of a
+    LightningModule that the file does not fit itself."""
     methods = [
         each for each in node.body if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))
     ]
+    life = [each for each in methods if each.name in ("configure_optimizers", "training_step")]
+    if len(life) == 2:
+        yield Entry(node.name, _life(node, life[-1]), life, 16)
     for each in reversed(methods):
         if _matters(each) or (each.name == "__init__" and _keeps_lists(each)):
             yield Entry(f"{node.name}.{each.name}", _method(node, each), [each], 8)
@@ -121,8 +125,21 @@ def _method(node: ast.ClassDef, method: Any) -> Callable[[Machine], None]:
     return run
 
 
-def instance(m: Machine, cls: Class, node: ast.ClassDef) -> Any:
-    """An object of a class, made with arguments that are not known."""
+def _life(node: ast.ClassDef, step: Any) -> Callable[[Machine], None]:
+    def run(m: Machine) -> None:
+        from freezecheck.source import lightning
+
+        cls = m.scope.get(node.name)
+        if lightning.is_lightning(cls):
+            place = ast.copy_location(ast.Pass(), step)
+            place.end_lineno, place.end_col_offset = step.lineno, step.col_offset + len("def")
+            lightning.live_alone(m, instance(m, cls, node), place)
+
+    return run
+
+
+def instance(m: Machine, cls: Class, node: Any, known: dict[str, Any] | None = None) -> Any:
+    """An object of a class, made with arguments that are not known, but for some."""
     start = cls.find("__init__")
     names = [a.arg for a in start.node.args.args[1:]] if isinstance(start, Function) else []
     given = {
@@ -130,5 +147,5 @@ def instance(m: Machine, cls: Class, node: ast.ClassDef) -> Any:
         for name in names
         if isinstance(start, Function) and name not in start.defaults
     }
-    made = calls.make(m, cls, Call(node, [], given))
+    made = calls.make(m, cls, Call(node, [], {**given, **(known or {})}))
     return made if made is not None else Instance(cls, "self")

@@ -121,6 +121,15 @@ def _eval(m: Machine, owner: Module, given: Call) -> Any:
     return owner
 
 
+def turn(m: Machine, owner: Module, value: bool, node: Any) -> None:
+    """`owner.train(value)`, as a framework calls it: a class's own `train` is run."""
+    own = owner.cls.find("train") if owner.cls is not None else None
+    if isinstance(own, Function):
+        calls.invoke(m, own, [owner, value], {}, node)
+    else:
+        _set_mode(m, owner, value, node, owner)
+
+
 def _set_mode(m: Machine, owner: Module, value: bool | None, node: Any, called: Module) -> None:
     """The mode of a module and of all below; a child's own `train()` is run, as torch does."""
     event = m.write_mode(node, owner, value, deep=False)
@@ -153,18 +162,26 @@ def _apply(m: Machine, owner: Module, given: Call) -> Any:
 
 
 def _state_dict(m: Machine, owner: Module, given: Call) -> Any:
-    return Dict({"<state>": Tensor(cut="state_dict", copy="state_dict")}, open=True)
+    return Dict({STATE: Tensor((owner,), cut="state_dict", copy="state_dict")}, open=True)
 
 
 def _load_state_dict(m: Machine, owner: Module, given: Call) -> Any:
     state = given.get(0, "state_dict")
+    strict, assign = given.get(1, "strict", True), given.get(2, "assign", False)
+    misses = strict is False and _names_differ(owner, state)
     m.event(
         program.LOAD, given.node, owner,
-        value="model", strict=given.get(1, "strict", True), assign=given.get(2, "assign", False), state=state,
+        value="model", strict=strict, assign=assign, state=state, misses=misses,
     )  # fmt: skip
-    for each in owner.walk():
+    for each in () if misses else owner.walk():
         each.pretrained = True
     return Unknown(m.spot(given.node))
+
+
+def _names_differ(owner: Module, state: Any) -> bool:
+    """The state is that of a model which is wrapped otherwise, so that no name is the same."""
+    held = state.items.get(STATE) if isinstance(state, Dict) and len(state.items) == 1 else None
+    return isinstance(held, Tensor) and bool(held.through[0].wrapper) != bool(owner.wrapper)
 
 
 def _zero_grad(m: Machine, owner: Module, given: Call) -> Any:
@@ -280,6 +297,8 @@ def _of_param(m: Machine, owner: Param, name: str, given: Call) -> Any:
         return owner
     if name == "detach":
         return Tensor(cut="detach", copy="detach", param=owner)
+    if name == "copy_":
+        attributes.filled(owner)
     if name in ("cuda", "to", "half", "float", "clone"):
         return Tensor(copy=name, param=owner)
     if name in ("dim", "ndimension"):

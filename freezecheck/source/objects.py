@@ -11,7 +11,7 @@ from freezecheck.source import calls
 from freezecheck.source.calls import Call
 from freezecheck.source.knowledge import frameworks
 from freezecheck.source.machine import Machine
-from freezecheck.source.values import Class, Function, Instance, Object, Super, Unknown
+from freezecheck.source.values import Class, Function, Object, Super, Unknown
 
 Behaviour = Callable[[Machine, Any, Call], Any]
 _BEHAVIOURS: dict[tuple[str, str], Behaviour] = {}
@@ -86,21 +86,19 @@ def method(m: Machine, owner: Any, name: str, given: Call) -> Any:
     return NotImplemented if function is None else function(m, owner, given)
 
 
-def call_if_own(m: Machine, owner: Any, name: str, args: list[Any], node: Any, **named: Any) -> Any:
-    """Run a method if a class of the file's own defines it; NotImplemented otherwise."""
-    cls = owner.cls if isinstance(owner, Instance) or hasattr(owner, "cls") else None
-    found = cls.find(name) if cls is not None else None
-    if not isinstance(found, Function):
-        return NotImplemented
-    spec = found.node.args
-    taken = {a.arg for a in (*spec.args, *spec.kwonlyargs)}
-    if spec.kwarg is None:
-        named = {k: v for k, v in named.items() if k in taken}
-    if spec.vararg is None:
-        args = args[: len(spec.args) - 1]
-    return calls.invoke(m, found, [owner, *args], named, node)
+def act(m: Machine, owner: Object, name: str, given: Call) -> Any:
+    """What a library's own method of that name does; NotImplemented where that is not known."""
+    function = _BEHAVIOURS.get((owner.type, name))
+    return NotImplemented if function is None else function(m, owner, given)
 
 
-calls.PATTERNS.insert(0, make)
+def of_class(m: Machine, name: str, given: Call) -> Any:
+    """A method that is called on the class: `BaseFinetuning.freeze(layer)`."""
+    path, _, short = name.rpartition(".")
+    function = _BEHAVIOURS.get((frameworks.find(path) or "", short))
+    return NotImplemented if function is None else function(m, None, given)
+
+
+calls.PATTERNS[:0] = [make, of_class]
 calls.MAKERS.insert(0, make_own)
 calls.METHODS.insert(0, method)
