@@ -158,18 +158,25 @@ def changed(node: Node, params: tuple[str, ...], children: dict[str, Node], open
 
 
 def common(new: Node, old: Node) -> Node:
-    """What two releases of a library have in common; open where they differ."""
+    """What two releases of a library have in common; open where they differ.
+
+    A module without parameters that one of them lacks is left out: an activation that
+    became a function, say. It is no reason to be open.
+    """
     if new is old:
         return new
-    params, children, is_open = new.params, dict(new.children), new.open
-    if old.open or (params, list(children)) != (old.params, list(old.children)):
-        is_open = True
-        params = tuple(name for name in params if name in old.params)
-        children = {name: child for name, child in children.items() if name in old.children}
-        if all(name.isdigit() for name in children):  # their number is what differs
-            children = {}
-    children = {name: common(child, old.children[name]) for name, child in children.items()}
-    return changed(new, params, children, is_open)
+    both = [name for name in new.children if name in old.children]
+    lost = [c for n in (new, old) for name, c in n.children.items() if name not in both]
+    same = set(new.params) == set(old.params) and not any(map(matters, lost))
+    if not same and all(name.isdigit() for name in both):  # their number is what differs
+        both = []
+    params = tuple(name for name in new.params if name in old.params)
+    children = {name: common(new.children[name], old.children[name]) for name in both}
+    return changed(new, params, children, new.open or old.open or not same)
+
+
+def matters(node: Node) -> bool:
+    return bool(node.tensors or node.open or node.has_norm or node.has_dropout)
 
 
 def agreeing(new: Library, old: Library, more: dict[str, Any]) -> Table:
@@ -184,6 +191,10 @@ def agreeing(new: Library, old: Library, more: dict[str, Any]) -> Table:
             if other is not None:
                 node = common(node, old.node(other.get(kind, other["plain"])))
             entry[kind] = table.add(node)
+        if other is not None:
+            entry["head"] = [p for p in model.get("head", ()) if p in other.get("head", ())]
+            entry["tied"] = [p for p in model.get("tied", ()) if p in other.get("tied", ())]
+            entry = {key: value for key, value in entry.items() if value != []}
         table.models[name] = entry
     return table
 

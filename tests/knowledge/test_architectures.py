@@ -9,43 +9,44 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from test_layers import class_name, modules, parameters
+from test_layers import class_name, parameters
 
-from freezecheck.source.knowledge import architectures, layers
+from freezecheck.source.knowledge import architectures
 from freezecheck.source.knowledge.architectures import Node
 
 torch = pytest.importorskip("torch")
 torchvision = pytest.importorskip("torchvision")
 
+import generate  # noqa: E402
 import zoo  # noqa: E402
+import zoo_transformers  # noqa: E402
 
+SEQUENCES = (torch.nn.Sequential, torch.nn.ModuleList, torch.nn.ModuleDict)
 TORCHVISION = zoo.torchvision_builders()
 
 
 def same(node: Node, model: Any) -> None:
-    """A tree has the modules, the parameters and the traits of a model."""
-    assert list(modules(node)) == [n for n, _ in model.named_modules(remove_duplicate=False)]
-    names = [n for n, _ in model.named_parameters(remove_duplicate=False)]
-    assert parameters(node) == names
-    assert node.tensors == len(names)
-    frozen = {n for n, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
-    batchnorms = set()
-    for path, below in modules(node).items():
-        frozen -= {f"{path}.{name}".lstrip(".") for name in below.frozen}
-        real = model.get_submodule(path)
-        assert layers.canonical(class_name(real)) in (below.type, layers.canonical(below.type))
-        if below.norm == "batch":
-            batchnorms.add(path)
-        assert bool(below.sequence) == isinstance(
-            real, torch.nn.Sequential | torch.nn.ModuleList | torch.nn.ModuleDict
-        )
-    assert not frozen
-    assert batchnorms == {
-        n
-        for n, m in model.named_modules(remove_duplicate=False)
-        if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)
-    }
-    assert ("batch" in node.has_norm) == bool(batchnorms)
+    """A tree has the modules, the parameters and the traits of a model, or is open there."""
+    children = {n: c for n, c in model._modules.items() if c is not None}
+    params = {n: p for n, p in model._parameters.items() if p is not None}
+    if node.open:
+        assert node.children.keys() <= children.keys()
+        assert set(node.params) <= params.keys()
+    else:
+        assert list(node.children) == list(children)
+        assert list(node.params) == list(params)
+    assert set(node.frozen) == {n for n in node.params if not params[n].requires_grad}
+    batchnorm = torch.nn.modules.batchnorm._BatchNorm
+    assert isinstance(model, batchnorm) <= (node.norm == "batch")
+    assert any(isinstance(m, batchnorm) for m in model.modules()) <= ("batch" in node.has_norm)
+    assert (node.sequence != "") == isinstance(model, SEQUENCES)
+    assert class_name(model).rpartition(".")[2] == node.type.rpartition(".")[2]
+    for name, child in node.children.items():
+        same(child, children[name])
+
+
+def closed(node: Node) -> bool:
+    return not node.open and all(closed(child) for child in node.children.values())
 
 
 def found(builder: str, **kwargs: bool) -> Node:
@@ -58,7 +59,11 @@ def found(builder: str, **kwargs: bool) -> Node:
 def test_torchvision(name: str) -> None:
     builder = TORCHVISION[name]
     dotted = f"torchvision.models.{name}"
-    same(found(dotted, weights=False, backbone=False), zoo.torchvision_model(builder))
+    node, model = found(dotted, weights=False, backbone=False), zoo.torchvision_model(builder)
+    same(node, model)
+    assert closed(node)
+    assert parameters(node) == [n for n, _ in model.named_parameters(remove_duplicate=False)]
+    assert node.tensors == len(parameters(node))
     if not name.startswith("quantization."):
         model = zoo.torchvision_model(builder, weights="DEFAULT")
         same(found(dotted, weights=True), model)
@@ -143,6 +148,151 @@ def test_pretrained_detection_is_built_otherwise() -> None:
     assert [n for n, _ in frozen] == ["conv1"]
 
 
+TIMM = """
+    resnet18 resnet50 resnet26d resnext50_32x4d seresnet50 resnetv2_50 regnety_016 efficientnet_b0
+    tf_efficientnetv2_s mobilenetv3_large_100 mobilenetv2_100 densenet121 vgg16_bn
+    vit_tiny_patch16_224 vit_base_patch16_224 deit_tiny_distilled_patch16_224 deit3_small_patch16_224
+    beit_base_patch16_224 swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 convnext_tiny
+    convnextv2_tiny mixer_b16_224 maxvit_tiny_rw_224 coat_tiny coatnet_0_rw_224 xception inception_v3
+    inception_v4 nfnet_l0 cait_xxs24_224 eva02_tiny_patch14_224 hrnet_w18 dla34 levit_128
+    vit_small_patch14_dinov2 efficientformer_l1 edgenext_small ghostnet_100 mobilevit_s
+""".split()
+
+
+@pytest.mark.frameworks
+@pytest.mark.parametrize("name", TIMM)
+def test_timm(name: str) -> None:
+    pytest.importorskip("timm")
+    model = zoo.timm_model(name)
+    assert model is not None
+    same(found(f"timm.{name}"), model)
+    model = zoo.timm_model(name, num_classes=10)
+    node = found(f"timm.{name}", classes=True)
+    same(node, model)
+    heads = architectures.head(f"timm.{name}")
+    assert heads == zoo.timm_head(model)
+    for path in heads:
+        assert node.at(path) is not None
+        assert "weight" in dict(model.get_submodule(path).named_parameters())
+    bare = architectures.find(f"timm.{name}", classes=False)
+    if bare is not None:
+        same(bare, zoo.timm_model(name, num_classes=0))
+
+
+@pytest.mark.frameworks
+def test_timm_knows_the_names_of_its_models() -> None:
+    pytest.importorskip("timm")
+    known = {b.removeprefix("timm.") for b in architectures.builders() if b.startswith("timm.")}
+    assert len(known) > 500
+    assert set(TIMM) <= known
+    assert len(known - set(zoo.timm_names())) < 20  # what newer releases drop
+
+
+def test_names_of_timm() -> None:
+    plain = found("timm.vit_base_patch16_224")
+    assert found("timm.vit_base_patch16_224.augreg_in21k_ft_in1k") is plain
+    assert found("timm.hf_hub:timm/vit_base_patch16_224.augreg_in21k_ft_in1k") is plain
+    assert found("timm.models.vision_transformer.vit_base_patch16_224") is plain
+    # Weights of self-supervised training come without a classifier.
+    bare = found("timm.vit_base_patch16_224.dino")
+    assert bare is found("timm.vit_base_patch16_224", classes=False)
+    assert bare.children["head"].type == "torch.nn.Identity"
+    assert found("timm.vit_base_patch16_224.dino", classes=True) is plain
+    assert architectures.find("timm.create_model") is None
+
+
+TRANSFORMERS = [
+    ("BertModel", "bert"),
+    ("BertForSequenceClassification", "bert"),
+    ("DistilBertForSequenceClassification", "distilbert"),
+    ("RobertaForTokenClassification", "roberta"),
+    ("GPT2LMHeadModel", "gpt2"),
+    ("T5ForConditionalGeneration", "t5"),
+    ("BartForSequenceClassification", "bart"),
+    ("ViTForImageClassification", "vit"),
+    ("SwinForImageClassification", "swin"),
+    ("ResNetForImageClassification", "resnet"),
+    ("LlamaForCausalLM", "llama"),
+    ("Wav2Vec2ForSequenceClassification", "wav2vec2"),
+]
+
+
+@pytest.mark.frameworks
+@pytest.mark.parametrize(("name", "kind"), TRANSFORMERS)
+def test_transformers(name: str, kind: str) -> None:
+    pytest.importorskip("transformers")
+    builder = f"transformers.{name}"
+    model = zoo_transformers.built(name, kind)
+    same(found(builder), model)
+    assert architectures.base(builder) == zoo_transformers.base(model)
+    assert architectures.head(builder) == zoo_transformers.heads(model)
+    for paths in architectures.tied(builder):
+        assert len({id(model.get_parameter(path)) for path in paths}) == 1
+    # Of a checkpoint that nobody knows, what is said holds for more layers as well.
+    depth = "n_layer" if kind == "gpt2" else "num_hidden_layers"
+    other = {} if kind in ("swin", "resnet", "bart") else {depth: 2}
+    same(found(f"{builder}:mine/model"), zoo_transformers.built(name, kind, **other))
+
+
+@pytest.mark.frameworks
+@pytest.mark.parametrize(
+    ("name", "checkpoint", "built"),
+    [
+        (
+            "AutoModelForSequenceClassification",
+            "bert-base-uncased",
+            "BertForSequenceClassification",
+        ),
+        ("BertForSequenceClassification", "bert-large-uncased", "BertForSequenceClassification"),
+        ("AutoModel", "distilbert/distilbert-base-uncased", "DistilBertModel"),
+        ("AutoModelForCausalLM", "gpt2-medium", "GPT2LMHeadModel"),
+        ("AutoModelForSeq2SeqLM", "t5-base", "T5ForConditionalGeneration"),
+        ("AutoModelForImageClassification", "microsoft/resnet-50", "ResNetForImageClassification"),
+    ],
+)
+def test_checkpoints(name: str, checkpoint: str, built: str) -> None:
+    pytest.importorskip("transformers")
+    configuration = zoo_transformers.checkpoints()[checkpoint]
+    kind, changes = zoo_transformers.CONFIGURATIONS[configuration]
+    node = found(f"transformers.{name}:{checkpoint}")
+    assert node.type.endswith(built)
+    same(node, zoo_transformers.built(built, kind, **changes))
+
+
+def test_unknown_checkpoints() -> None:
+    assert architectures.find("transformers.AutoModel:mine/model") is None
+    assert architectures.find("transformers.AutoModel") is None
+    node = found("transformers.BertForSequenceClassification:mine/model")
+    assert node.children["bert"].open
+    assert node.children["bert"].has_norm == {"layer"}
+    assert not node.children["bert"].children
+    assert node.at("classifier") is not None
+    assert found("transformers.DistilBertModel:bert-base-uncased").open  # of another class
+
+
+def test_heads_of_auto_classes() -> None:
+    names = architectures.transformers_head("transformers.AutoModelForSequenceClassification")
+    assert {"classifier", "score", "classification_head"} <= set(names)
+    assert "bert" not in names
+    assert "lm_head" in architectures.transformers_head("AutoModelForCausalLM")
+    assert architectures.transformers_head("AutoModel") == ()
+    assert architectures.transformers_head("Nothing") == ()
+
+
+def test_releases_that_differ_leave_a_node_open() -> None:
+    leaf, norm = Node("Linear", ("weight", "bias")), Node("LayerNorm", ("weight",), norm="layer")
+    old = Node("Net", (), {"a": leaf, "b": Node("List", (), {"0": leaf, "1": leaf}), "c": norm})
+    new = Node("Net", (), {"a": leaf, "b": Node("List", (), {"0": leaf}), "d": norm, "c": norm})
+    both = generate.common(new, old)
+    assert both.open
+    assert list(both.children) == ["a", "b", "c"]
+    assert both.has_norm == {"layer"}
+    assert both.children["b"].open
+    assert not both.children["b"].children
+    assert not both.children["a"].open
+    assert generate.common(new, new) is new
+
+
 def test_unknown_builders() -> None:
     for name in (
         "torchvision.models.nothing",
@@ -167,6 +317,8 @@ def test_classes_have_their_names_in_the_library(library: str) -> None:
     pytest.importorskip(library)
     for name in library_types(library):
         package, _, short = name.rpartition(".")
+        if short.startswith("Parametrized"):  # made when it is built
+            continue
         module: Any = import_module(package)
         assert isinstance(getattr(module, short), type), name
 
