@@ -20,6 +20,8 @@ from freezecheck.source.project import Project, dotted
 from freezecheck.source.read import Source, read
 from freezecheck.text import Comment, Problem, Text
 
+_MANY = 50  # files for which further processes pay
+
 
 class Settings:
     """What the command line says: rules, whether findings that are not certain are shown,
@@ -150,9 +152,20 @@ def _our_fault(problem: Exception, path: str) -> Problem:
 
 
 def lint(files: Sequence[str], settings: Settings, *, jobs: int | None = 1) -> Linted:
-    """What the rules find in these files."""
+    """What the rules find in these files. `jobs` processes share them; None for as many
+    as pay."""
+    if jobs is None and len(files) >= _MANY:
+        from freezecheck.parallel import processors
+
+        jobs = processors()
     linter = Linter(settings, files)
-    return _Run(linter, files, [linter.check(path) for path in files]).linted()
+    if jobs is None or jobs == 1 or len(files) < 2:
+        checked = [linter.check(path) for path in files]
+    else:
+        from freezecheck import parallel
+
+        checked = parallel.check(files, settings, min(jobs, len(files)))
+    return _Run(linter, files, checked).linted()
 
 
 class _Run:

@@ -20,7 +20,7 @@ from freezecheck.source.read import read
 _FILES = 16  # that are followed for one file
 _BYTES = 300_000  # of text in them
 _SHORT = 10_000  # bytes
-_KEPT = 64  # trees in memory
+_KEPT = 1_500_000  # bytes of text whose trees stay in memory
 
 # Where the modules of everybody lie; what is beside a module there is not its project.
 _LIBRARIES = ("site-packages", "dist-packages")
@@ -58,7 +58,7 @@ class Project:
         """The tree of a file, if anything in it can matter, and its size."""
         if path not in self._trees:
             self._trees[path] = self._read(path)
-            if len(self._trees) > _KEPT:
+            while sum(size for _, size in self._trees.values()) > _KEPT:
                 self._trees.popitem(last=False)
         self._trees.move_to_end(path)
         return self._trees[path]

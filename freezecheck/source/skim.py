@@ -1,9 +1,10 @@
 """Which files are worth parsing, told from their bytes.
 
-Most files of a project have nothing to do with training, and parsing costs fifty times
+Most files of a project have nothing to do with training, and parsing one costs a hundred times
 as much as a search for some words. A file is passed over only if no rule could find
-anything in it: rules speak about flags, modes, optimizers and the like, and no program
-gets at these without one of the words below.
+anything in it. Rules speak about flags, optimizers, modes and heads, and no program gets at
+these without one of the signs below. It need not import the library whose models it is
+given, so flags and freezing are enough by themselves.
 """
 
 from __future__ import annotations
@@ -11,57 +12,65 @@ from __future__ import annotations
 import codecs
 import re
 
-# Encodings that Python itself does not accept for source; the words are looked for all the same.
+# Encodings that Python itself does not accept for source; the signs are looked for all the same.
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
-# Plain words come first wherever they can: a search for one is many times as fast as
-# the search for a pattern.
-_LIBRARIES = (
-    b"torch", b"keras", b"tensorflow", b"lightning", b"timm", b"transformers", b"accelerate",
-    b"peft", b"fastai", b"diffusers",
-)  # fmt: skip
-
-# A flag, under its right name or a misspelt one: enough by itself, since a helper
-# module need not import the library whose models it is given.
-_FLAG = re.compile(rb"requ?ires?_?d?_?grads?")
-_FREEZE = (b"freez", b".trainable", b"frozen")
-
-# What trains: an optimizer, a step, a framework's own loop.
-_TRAINING = (
-    b"optim.", b"optimizer", b"SGD(", b"Adam", b"backward(", b".step(", b"Trainer(", b".fit(",
-    b"fit_one_cycle(", b"Learner(", b".compile(", b"assign=",
-)  # fmt: skip
-
-# What a rule may speak about although nothing is trained in the same file: (a word that
-# must be there, a pattern).
-_ALONE = tuple(
-    (word, re.compile(pattern, re.MULTILINE))
-    for word, pattern in (
-        # statements without effect, attributes that nothing reads
-        # (a line of a notebook ends in a quote, or in an escaped line feed before it)
-        (b".eval", rb"\.eval[ \t\r]*(?:[\"#]|\\n|$)"),
-        (b".train", rb"\.train[ \t\r]*(?:[\"#]|\\n|$)"),
-        (b".out_", rb"(?<!self)\.out_(?:features|channels)\s*=[^=]"),
-        (b".track_running_stats", rb"\.track_running_stats\s*=[^=]"),
-        (b"def train(", rb"self\.train\s*="),
-        (b"def eval(", rb"self\.eval\s*="),
-        # the result of `from_pretrained` dropped, embeddings that come frozen
-        (
-            b".from_pretrained(",
-            rb"^\s*\"?\s*self\.[\w.]+\.from_pretrained\(|Embedding\w*\.from_pretrained\(",
-        ),
-        # modules in plain lists and dicts, parameters that are none
-        (b"nn.", rb"self\.\w+\s*=\s*[\[{(][^\]\n]{0,40}(?:\bnn\.)?[A-Z]\w*\("),
-        (b"Parameter(", rb"Parameter\([^\n]*\)\.(?:cuda|to|half|float|double|clone)\("),
-        # a check for one kind of BatchNorm, before a change of mode
-        (b"eval()", rb"isinstance\([^)]*BatchNorm"),
-        # Keras, which compiles its models
-        (b".compile(", rb"keras|tensorflow"),
-        # a softmax before a loss that has its own
-        (b"oftmax", rb"(?:entropy|ntropyLoss\(\)|criterion|loss\w*)\([^\n]*(?:softmax|prob)"),
-    )
+_LIBRARIES = tuple(
+    b"torch transformers keras tensorflow lightning timm accelerate peft fastai".split()
 )
-_EMPTY = re.compile(rb"self\.(\w+)\s*=\s*(?:\[\]|\{\}|list\(\)|dict\(\))")
+
+# A sign is a word that is looked for first, which is much faster, and what it must be part of.
+Signs = tuple[tuple[bytes, re.Pattern[bytes]], ...]
+
+
+def _signs(*signs: tuple[bytes, bytes]) -> Signs:
+    return tuple((word, re.compile(pattern)) for word, pattern in signs)
+
+
+# Flags, under their right name or a misspelt one, and whatever is called freezing.
+_STRONG = _signs(
+    (
+        b"_g",
+        rb"\.(?:require[sd]?|requiers|reqires|requries|requres|requre|needs)_g(?:ra|ar)d\w*"
+        rb"\s*(?:[&|]?=|\()",
+    ),
+    (b"setattr", rb"[\"']requires_grad"),
+    (b"Variable(", rb"Variable\(.*requires_grad"),
+    (b"reez", rb"[fF]reez\w*\s*[(=]"),
+)
+
+_HEAD = (  # `model.fc = nn.Linear(...)`, but not a module's own part
+    rb"\n[ \t]*(?!self\.\w+[ \t]*=)\w[\w.]*\.\w+[ \t]*=[ \t]*(?:\w+\.)*(?:Linear|Sequential)\("
+)
+_KERAS = rb"\.compile\(|\bModel\(|\.trainable|regularizer"
+
+# What counts only where a library is named.
+_WEAK = _signs(
+    (b"ptim", rb"[oO]ptimizer|\boptim\.|torch\.optim|import optim"),
+    (b"Adam", rb"Adam\w*\("),
+    (
+        b".",
+        rb"\.(?:(?:backward|step|fit)\(|(?:eval|train)[ \t]*(?:#.*)?\r?\n|(?:eval|train)\s*="
+        rb"|(?<!self\.)(?:out_features|track_running_stats)\s*=)",
+    ),
+    (b"rainer", rb"\bTrainer[(.]"),
+    (b"Learner(", rb""),
+    (b"training_step", rb""),
+    (b"use_reentrant", rb""),
+    (b"DataParallel(", rb""),
+    (b"peft", rb"get_peft_model|PeftModel"),
+    (b"BatchNorm", rb"BatchNorm(?s:.{0,300}?)\.(?:eval|train)\("),
+    (b".from_pretrained(", rb"(?:mb|vec|word|lookup|table)\w*\.from_pretrained\("),
+    (b"torchvision", _HEAD),
+    (b"create_model", _HEAD),
+    (b"torch.hub", _HEAD),
+    # Modules in a list or a dict
+    (b"Module)", rb"self\.\w+\s*=\s*[\[{]\s*(?:[\"']?\w+[\"']?\s*:\s*)?(?:\w+\.)*[A-Z]\w*\("),
+    (b"= []", rb"self\.(\w+)[^=\n]*= \[\](?s:.*?)self\.\1\.(?:append|extend)\("),
+    (b"oftmax", rb"(?:cross_entropy|nll_loss|LLLoss|EntropyLoss)\(.*oftmax"),
+    (b"keras", _KERAS),
+    (b"tensorflow", _KERAS),
+)
 
 _COMMENT = re.compile(rb"freezecheck:|noqa\s*:[^\n]*\bFC\d", re.IGNORECASE)
 
@@ -70,28 +79,17 @@ def matters(data: bytes) -> bool:
     """Whether a rule could find something in a file of these bytes."""
     if data.startswith(_WIDE):
         data = data.replace(b"\0", b"")
-    if any(word in data for word in _FREEZE):
-        return True
-    if b"_grad" in data and _FLAG.search(data):
-        return True
-    if any(word in data for word in _LIBRARIES) and _trains(data):
-        return True
-    return speaks(data)
-
-
-def _trains(data: bytes) -> bool:
-    if any(word in data for word in _TRAINING):
-        return True
-    if any(word in data and pattern.search(data) for word, pattern in _ALONE):
-        return True
-    return b"nn." in data and any(
-        b"self.%b.append(" % name in data or b"self.%b[" % name in data
-        for name in _EMPTY.findall(data)
+    return (
+        _shows(_STRONG, data)
+        or (any(word in data for word in _LIBRARIES) and _shows(_WEAK, data))
+        or speaks(data)
     )
 
 
 def speaks(data: bytes) -> bool:
     """Whether a comment in it may be one that suppresses findings of ours."""
-    return (b"freezecheck" in data or b"oqa" in data or b"OQA" in data) and bool(
-        _COMMENT.search(data)
-    )
+    return (b"freezecheck" in data or b"FC" in data) and bool(_COMMENT.search(data))
+
+
+def _shows(signs: Signs, data: bytes) -> bool:
+    return any(word in data and pattern.search(data) for word, pattern in signs)
