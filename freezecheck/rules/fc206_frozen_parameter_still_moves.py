@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from freezecheck import account, leftover
 from freezecheck.finding import Finding, Severity, Site
 from freezecheck.moves import DECAY, MOMENTUM, NOT_FINITE, STALE, predict
+from freezecheck.program import World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import FOREIGN, Param, Snapshot, count, summarise
 from freezecheck.story import story
@@ -98,6 +100,12 @@ class FrozenParameterStillMoves(Rule):
     By the forecast of the next step (`freezecheck.forecast`), which weighs the gradient,
     momentum, weight decay and the rate as the optimizer's own `step()` does.
 
+    In a text, the gradient of each parameter in an optimizer of PyTorch's is followed: it
+    is there after a backward that gets to the parameter, gone after a `zero_grad()` of an
+    optimizer or a module that it is in (or `p.grad = None`), and zero with
+    `set_to_none=False`. A step moves what is frozen if a gradient is there for certain, or
+    if it is zero and momentum or weight decay are known to be at work.
+
     ## Limits
 
     Of an optimizer with a `step()` of its own nothing is said. Outside of a recorded run a
@@ -147,10 +155,30 @@ class FrozenParameterStillMoves(Rule):
             site=_frozen_at(past, names) or optimizer.site,
             symbol=names[0],
             notes=story(past, names, [optimizer.label]),
-            fix="set p.grad = None where you freeze, or leave them out of the optimizer",
+            fix=_REMEDY,
             severity=Severity.ERROR if certain else Severity.WARNING,
             subject=(optimizer.label, *dict.fromkeys(now.models[p.model].label for p in params)),
         )
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        for optimizer in world.optimizers:
+            for found in leftover.moved(world, optimizer):
+                params, one = found.params, account.verb(found.params) == "is"
+                models = dict.fromkeys(p.module.root.shown for p in params)
+                yield self.finding(
+                    f"{account.names(params)} {'is' if one else 'are'} frozen, and"
+                    f" {'moves' if one else 'move'} at the next step of {optimizer.shown} all the"
+                    " same. The optimizer looks at .grad, not at requires_grad, and"
+                    f" {found.why.format(it='it' if one else 'them')}.",
+                    site=found.freeze.site,
+                    symbol=account.each(params)[0],
+                    notes=account.story(world, params, [optimizer], found.step),
+                    fix=_REMEDY,
+                    subject=(optimizer.shown, *models),
+                )
+
+
+_REMEDY = "set p.grad = None where you freeze, or leave them out of the optimizer"
 
 
 def _frozen_at(past: Timeline, names: Sequence[str]) -> Site | None:

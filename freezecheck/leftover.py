@@ -1,0 +1,142 @@
+"""Gradients and moments that a text leaves behind where it freezes.
+
+A parameter's gradient is followed through the events: absent, there, zero (cleared
+with `set_to_none=False`), or not known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from freezecheck import gradients, held
+from freezecheck.program import (
+    ATTRIBUTE,
+    BACKWARD,
+    ESCAPE,
+    STEP,
+    ZERO_GRAD,
+    Event,
+    Group,
+    Module,
+    Optimizer,
+    Param,
+    World,
+)
+
+ABSENT, THERE, ZERO, UNKNOWN = "absent", "there", "zero", "unknown"
+STALE = "a gradient from before the freeze is left on {it}"
+MOMENTUM = "the gradient left on {it} is zero, and momentum carries on"
+DECAY = "the gradient left on {it} is zero, and weight decay shrinks {it}"
+_WITH_MOMENTS = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax")
+
+
+@dataclass(slots=True)
+class Moved:
+    """What a step moves although it is frozen: `why` is one of the texts above."""
+
+    freeze: Event
+    step: Event
+    why: str
+    params: list[Param] = field(default_factory=list)
+
+
+def moved(world: World, optimizer: Optimizer) -> list[Moved]:
+    """For each line that freezes and each reason, what moves at the first step after it."""
+    found: dict[tuple[object, str], Moved] = {}
+    if not optimizer.type.startswith("torch.optim.") or optimizer.event is None:
+        return []
+    for param in dict.fromkeys(held.members(optimizer)):
+        if any(event.value is False for event in param.writes):
+            for freeze, step, why in _moves(world, optimizer, param):
+                one = found.setdefault((freeze.site, why), Moved(freeze, step, why))
+                one.params.append(param)
+                break
+    return list(found.values())
+
+
+def _moves(world: World, optimizer: Optimizer, param: Param) -> Iterator[tuple[Event, Event, str]]:
+    state, moments = ABSENT, False
+    for event in world.events:
+        state = after(event, param, state)
+        if event.kind != STEP or event.subject is not optimizer:
+            continue
+        group = _group(optimizer, param, event)
+        if group is None or optimizer.lr(group) == 0:
+            continue
+        freeze = param.written(event.index)
+        if param.trains(event.index):
+            moments = moments or state == THERE
+        elif freeze is not None and freeze.value is False:
+            why = _why(optimizer, group, state, moments)
+            if why:
+                yield freeze, event, why
+
+
+def after(event: Event, param: Param, state: str) -> str:
+    """What is known of the parameter's gradient after an event."""
+    if event.kind == BACKWARD:
+        trains = param.trains(event.index)
+        if trains is False or state == THERE:
+            return state
+        arrives = gradients.arrives([event], param)
+        if arrives is False:
+            return state
+        return THERE if trains and arrives else UNKNOWN
+    if event.kind == ZERO_GRAD and state != ABSENT:
+        return _cleared(event, param, state)
+    if event.kind == ATTRIBUTE and event.data["attribute"] == "grad" and param in event.params:
+        return ABSENT if event.value is None else UNKNOWN
+    if event.kind == ESCAPE and _concerns(event.subject, param, event.index):
+        return UNKNOWN
+    return state
+
+
+def _cleared(event: Event, param: Param, state: str) -> str:
+    subject = event.subject
+    if not _concerns(subject, param, event.index):
+        unsure = subject is None or (isinstance(subject, Optimizer) and subject.open)
+        return UNKNOWN if unsure else state
+    if event.value is True:
+        return ABSENT
+    return ZERO if event.value is False and state in (THERE, ZERO) else UNKNOWN
+
+
+def _concerns(subject: object, param: Param, before: int) -> bool:
+    if isinstance(subject, Module):
+        return gradients.is_in(param.module, subject)
+    return isinstance(subject, Optimizer) and subject.holds(param, before)
+
+
+def _group(optimizer: Optimizer, param: Param, event: Event) -> Group | None:
+    for group in optimizer.groups:
+        there = group.event is None or group.event.index < event.index
+        if there and param in group.params:
+            return group
+    return None
+
+
+def _why(optimizer: Optimizer, group: Group, state: str, moments: bool) -> str:
+    """Why a frozen parameter moves; "" if it does not for certain."""
+    if state == THERE:
+        return STALE
+    if state != ZERO:
+        return ""
+    if moments and has_moments(optimizer, group):
+        return MOMENTUM
+    return DECAY if _known(optimizer, group, "weight_decay") else ""
+
+
+def has_moments(optimizer: Optimizer, group: Group | None = None) -> bool:
+    """It keeps moments that move a parameter without a gradient, for certain."""
+    kind = optimizer.type.rpartition(".")[2]
+    return kind in _WITH_MOMENTS or (
+        kind in ("SGD", "RMSprop") and bool(_known(optimizer, group, "momentum"))
+    )
+
+
+def _known(optimizer: Optimizer, group: Group | None, option: str) -> float:
+    """An option's value; 0 where it is not known."""
+    options = group.options if group is not None and option in group.options else optimizer.options
+    value = options.get(option)
+    return value if isinstance(value, (int, float)) else 0
