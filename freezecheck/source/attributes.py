@@ -110,6 +110,8 @@ def load(m: Machine, owner: Any, name: str, node: Any) -> Any:
         if name == "param_groups":
             return ParamGroups(owner)
         if name in ("state", "defaults"):
+            if name == "state":  # whatever is done with it
+                m.event(program.ATTRIBUTE, node, owner, attribute=name)
             return Unknown(f"<optimizer {owner.id}>.{name}")
         return Method(owner, name)
     if isinstance(owner, Scheduler):

@@ -175,6 +175,9 @@ def method(m: Machine, owner: Any, name: str, given: Call) -> Any:
     if name == "step" and given.args and isinstance(given.args[0], Optimizer):
         step(m, given.args[0], given.node)  # a GradScaler
         return None
+    if name == "zero_grad" and isinstance(owner, Unknown):
+        m.event(program.ZERO_GRAD, given.node, None)
+        return None
     return NotImplemented
 
 

@@ -115,6 +115,8 @@ def delete(m: Machine, node: ast.Delete) -> None:
             m.scope.names.pop(target.id, None)
         elif isinstance(target, ast.Attribute):
             attributes.delete(m, m.evaluate(target.value), target.attr)
+        elif isinstance(target, ast.Subscript):
+            m.evaluate(target.value)
 
 
 @executes(ast.If)
