@@ -93,10 +93,13 @@ def select(
 
     ValueError for a selector that chooses no rule, with the nearest that does.
     """
-    rules = load()
-    chosen = rules if select is None else tuple(r for r in rules if matches(r, known(select)))
+    wanted = None if select is None else known(select)
     dropped = known(ignore or ())
-    return tuple(r for r in chosen if not matches(r, dropped))
+    return tuple(
+        rule
+        for rule in load()
+        if (wanted is None or matches(rule, wanted)) and not matches(rule, dropped)
+    )
 
 
 def find(selector: str) -> Rule:

@@ -55,6 +55,7 @@ def _lint(args: argparse.Namespace) -> int:
     from freezecheck.report import source
     from freezecheck.report.findings import show
 
+    _selected(args)  # says now which rule does not exist
     settings = lint.Settings(_list(args.select), _list(args.ignore), strict=args.strict)
     files = _files(args, settings)
     out, err = _streams(args)
