@@ -101,8 +101,8 @@ def load(m: Machine, owner: Any, name: str, node: Any) -> Any:
     if isinstance(owner, Super):
         return _of_super(m, owner, name)
     if isinstance(owner, Class):
-        found = owner.name if name == "__name__" else owner.find(name)
-        return Method(owner, name) if found is None else found
+        member = owner.name if name == "__name__" else owner.find(name)
+        return Method(owner, name) if member is None else member
     if isinstance(owner, Scope):
         found = owner.names.get(name, MISSING)
         return Unknown(f"{owner.file.name}.{name}") if found is MISSING else found

@@ -206,7 +206,7 @@ def iter_(m: Machine, given: Call) -> Any:
 def next_(m: Machine, given: Call) -> Any:
     value = given.get(0)
     if isinstance(value, Iterator):
-        found = value.take()
+        found = iteration.first_apart(m, value.take())
         if found:
             first, rest, open = found[0], found[1:], value.open
             value.spent, value._make = False, lambda: (rest, open)

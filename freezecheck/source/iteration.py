@@ -82,6 +82,17 @@ def apart(m: Machine, found: list[Any]) -> list[Any]:
     return [part for each in found for part in refreshed(each)]
 
 
+def first_apart(m: Machine, found: list[Any]) -> list[Any]:
+    """The same, with one parameter at the beginning, where it can be told which one that is."""
+    while found and not is_one((found[0],)):
+        whole = next(part for part in _flat((found[0],)) if isinstance(part, Param) and not part.one)
+        if not structure.is_folded(whole.module):
+            break
+        structure.unfold(m, whole.module)
+        found = [*refreshed(found[0]), *found[1:]]
+    return found
+
+
 def is_one(item: Any) -> bool:
     """No parameter in it stands for several."""
     return all(part.one for part in _flat(item) if isinstance(part, Param))
