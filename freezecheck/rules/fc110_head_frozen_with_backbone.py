@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
+from freezecheck import account
 from freezecheck.finding import Finding, Severity
+from freezecheck.held import members, moments, was_handed_on
+from freezecheck.program import REPLACE, STEP, Event, Module, Optimizer, World
+from freezecheck.program import Param as Leaf
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Param, Snapshot, count
 from freezecheck.story import story
 from freezecheck.timeline import Timeline
+
+_HEADS = re.compile(r"fc|heads?|classif\w*|last_linear|logits|score|output_?\w*|\w+_(?:fc|head)")
 
 
 class HeadFrozenWithBackbone(Rule):
@@ -84,6 +91,10 @@ class HeadFrozenWithBackbone(Rule):
     All of the last stage is frozen, its layer looks as its constructor drew it, and most of
     the rest (by tensors or by parameters) is frozen and not seen to be untrained.
 
+    In a text: a new layer is put in the place of the head of a pretrained model, a later
+    line freezes it together with pretrained layers, and it is still frozen when the
+    optimizer of that model is first used.
+
     ## Limits
 
     A head without a bias whose first values follow no known scheme cannot be told from a
@@ -122,6 +133,76 @@ class HeadFrozenWithBackbone(Rule):
                 f" or call {path}.requires_grad_(True) and give it to the optimizer",
                 subject=(model.label, *(o.label for o in now.optimizers)),
             )
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        told = set()
+        for optimizer in world.optimizers:
+            moment = next(moments(world, optimizer), None)
+            if moment is None:
+                continue
+            for placed in world.of(REPLACE):
+                freeze = _freeze_after(placed, moment)
+                if freeze is None or freeze.site in told:
+                    continue
+                head = placed.data["new"]
+                if not _trains_with(world, head, optimizer, moment):
+                    continue
+                told.add(freeze.site)
+                yield self.finding(
+                    f"The head {head.shown} is new and frozen, like the backbone: its random"
+                    " values will never change.",
+                    site=freeze.site,
+                    symbol=head.path,
+                    notes=account.story(world, list(head.parameters()), [optimizer], moment),
+                    fix="put the new head in place after the line that freezes all,"
+                    f" or call {head.shown}.requires_grad_(True) and give it to the optimizer",
+                    subject=(head.root.shown, *(o.shown for o in world.optimizers)),
+                )
+
+
+def _freeze_after(placed: Event, moment: Event) -> Event | None:
+    """The line that freezes the new head together with pretrained parts, if it stays so."""
+    head = placed.data["new"]
+    if placed.index > moment.index or not isinstance(head, Module) or not _is_head(placed, head):
+        return None
+    params = list(head.parameters())
+    if not params or head.pretrained is not False or head.detached or not _is_fresh(params):
+        return None
+    freezes = {param.written(moment.index) for param in params}
+    freeze = freezes.pop()
+    if freezes or freeze is None or freeze.value is not False or freeze.index < placed.index:
+        return None
+    pretrained = any(p.module.pretrained and p not in params for p in freeze.params)
+    return freeze if pretrained and not was_handed_on(params[0], moment) else None
+
+
+def _is_fresh(params: list[Leaf]) -> bool:
+    return all(param.module.pretrained is False for param in params)
+
+
+def _is_head(placed: Event, head: Module) -> bool:
+    """It bears a head's name, or is the last of the parts of its model."""
+    if head.parent is None or _HEADS.fullmatch(placed.data["name"]):
+        return head.parent is not None
+    while head.parent is not None and list(head.parent.children.values())[-1] is head:
+        head = head.parent
+    return head.parent is None and not head.open
+
+
+def _trains_with(world: World, head: Module, optimizer: Optimizer, moment: Event) -> bool:
+    """The optimizer is there for the model of this head, which was not trained before."""
+    mine = set(head.root.parameters())
+    held = mine & set(members(optimizer, moment.index))
+    training = [p for root in world.roots for p in root.parameters() if p.trains(moment.index)]
+    if not held or (training and not mine & set(training)):
+        return False
+    params = set(head.parameters())
+    return not any(
+        p.trains(step.index)
+        for step in world.of(STEP)
+        if step.index < moment.index
+        for p in params & set(members(step.subject, step.index))
+    )
 
 
 def _frozen_head(now: Snapshot, index: int) -> list[Param]:

@@ -3,6 +3,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from freezecheck.finding import Finding, Severity
+from freezecheck.held import ids
+from freezecheck.program import ATTRIBUTE, Event, Module, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot, Unregistered, count
 from freezecheck.timeline import Timeline
@@ -125,6 +127,10 @@ class UnregisteredSubmodule(Rule):
     are registered nowhere in the model. In a run, or after a backward, they count if
     one of their parameters has received a gradient.
 
+    In a text, from attributes of the file's own modules: a list or dict of several layers
+    that were made there, are trainable, get into no module and into no optimizer; and a
+    parameter that was moved or converted before it was set.
+
     ## Limits
 
     Before the first backward a list with a single module is taken for a hidden
@@ -152,10 +158,59 @@ class UnregisteredSubmodule(Rule):
                 " moves or saves them.",
                 site=hidden.site,
                 symbol=symbol,
-                fix=_remedy(hidden),
+                fix=_remedy(hidden.how),
                 severity=Severity.WARNING if hidden.held else Severity.ERROR,
                 subject=now.models[hidden.model].label,
             )
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        told = set()
+        held = ids(world.optimizers)
+        for event in world.of(ATTRIBUTE):
+            owner = event.subject
+            if event.site in told or not isinstance(owner, Module) or owner.cls is None:
+                continue
+            how = _hidden_in_text(event, held)
+            if not how:
+                continue
+            told.add(event.site)
+            outer = owner.shown if owner.parent is not None else owner.builder
+            symbol = f"{outer}.{event.data['attribute']}"
+            what = "is computed from an nn.Parameter and is itself a plain tensor"
+            yield self.finding(
+                f"{symbol} {what if how == 'non-leaf' else f'is a plain {how} of modules'}:"
+                " PyTorch does not see its parameters. They are not in parameters() or the"
+                " state_dict, so nothing freezes, trains, moves or saves them.",
+                site=event.site,
+                symbol=symbol,
+                fix=_remedy(how),
+                subject=owner.root.shown,
+            )
+
+
+def _hidden_in_text(event: Event, held: set[int]) -> str:
+    """How an attribute hides parameters; "" if it does not, as far as can be told."""
+    if getattr(event.value, "copy", "") == "parameter":
+        return "non-leaf"
+    layers = _layers(event)
+    if not layers or any(p.id in held for layer in layers for p in layer.parameters()):
+        return ""
+    return "list" if isinstance(event.value.items, list) else "dict"
+
+
+def _layers(event: Event) -> list[Module]:
+    """The layers in a container that is set as an attribute, if nothing else has them."""
+    owner, items = event.subject, getattr(event.value, "items", None)
+    if not isinstance(items, (list, dict)) or owner.cls.find("parameters") is not None:
+        return []
+    found = list(items.values()) if isinstance(items, dict) else list(items)
+    if any(not isinstance(each, Module) for each in found) or owner.escaped:
+        return []
+    several = len(found) > 1 or (bool(found) and event.value.open)
+    hidden = all(m.parent is None and m.pretrained is False and not m.escaped for m in found)
+    trains = any(p.trains() for m in found for p in m.parameters())
+    kept = owner.attributes.get(event.data["attribute"]) is event.value
+    return found if several and hidden and trains and kept else []
 
 
 def _matters(now: Snapshot, hidden: Unregistered) -> bool:
@@ -171,7 +226,7 @@ def _what(hidden: Unregistered) -> str:
     return f"is a plain {hidden.how} with {count(hidden.modules, 'module')}"
 
 
-def _remedy(hidden: Unregistered) -> str:
-    if hidden.how == "non-leaf":
+def _remedy(how: str) -> str:
+    if how == "non-leaf":
         return "make the tensor first and wrap it last: nn.Parameter(tensor.to(...))"
-    return f"use nn.Module{'Dict' if hidden.how == 'dict' else 'List'}"
+    return f"use nn.Module{'Dict' if how == 'dict' else 'List'}"

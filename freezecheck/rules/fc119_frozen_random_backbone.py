@@ -1,12 +1,21 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from freezecheck.finding import Finding, Note, Severity
 from freezecheck.frozen import copies
+from freezecheck.held import members, moments, was_handed_on
+from freezecheck.program import LOAD as LOADED
+from freezecheck.program import REPLACE, Module, World
+from freezecheck.program import Event as Moment
+from freezecheck.program import Param as Leaf
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Param, Snapshot, count
 from freezecheck.timeline import LOAD, Event, Timeline
+
+# A program that leaves it to its options whether weights are loaded.
+_OPTIONS = re.compile(r"pretrain|weights|resume|scratch|checkpoint|ckpt|load|init", re.IGNORECASE)
 
 
 class FrozenRandomBackbone(Rule):
@@ -103,6 +112,10 @@ class FrozenRandomBackbone(Rule):
     The weights of norm layers start at exactly 1 and their biases at 0, and the first steps
     of any training move them for ever. A few values of a few layers are looked at.
 
+    In a text: a model of torchvision or timm is built without weights, nothing is loaded into
+    it, and it is frozen but for its head when the optimizer that holds the head is first
+    used. Nothing is said where an option of the program decides on the weights.
+
     ## Limits
 
     A backbone without norm layers that have weights cannot be judged, and nothing is said. A
@@ -146,6 +159,39 @@ class FrozenRandomBackbone(Rule):
                 subject=model.label,
             )
 
+    def in_source(self, world: World) -> Iterator[Finding]:
+        if any(_OPTIONS.search(text) for _, text, _ in world.choices):
+            return
+        told: set[int] = set()
+        for optimizer in world.optimizers:
+            moment = next(moments(world, optimizer), None)
+            for module in world.modules if moment is not None else ():
+                frozen = _resting(world, module, moment) if _is_untrained(module) else []
+                held = set(members(optimizer, moment.index)) & set(module.root.parameters())
+                if module.id in told or not any(p.trains(moment.index) for p in held) or not frozen:
+                    continue
+                told.add(module.id)
+                yield self._random(world, module, frozen, moment)
+
+    def _random(self, world: World, module: Module, frozen: list[Leaf], moment: Moment) -> Finding:
+        writes = [event for p in frozen if (event := p.written(moment.index))]
+        flag = max(writes, key=lambda event: event.index)
+        load = next((e for e in world.of(LOADED, module) if e.data["misses"]), None)
+        return self.finding(
+            f"{module.shown} was never trained and is frozen: it stays as it was drawn at"
+            " random, and the rest learns on random features.",
+            site=load.site if load else flag.site,
+            symbol=module.path or module.shown,
+            notes=[
+                Note("built without weights here", module.site),
+                *([Note("no name of what is loaded here fits", load.site)] if load else []),
+                Note("frozen here", flag.site),
+            ],
+            fix="load pretrained weights before freezing"
+            + (', such as weights="DEFAULT"' if "torchvision" in module.type else ""),
+            subject=module.root.shown,
+        )
+
     def _trains_head(self, now: Snapshot, model: int) -> bool:
         last = len(now.models[model].stages) - 1
         return (
@@ -172,6 +218,38 @@ class FrozenRandomBackbone(Rule):
             if n.model == model and n.stage != last and n.trainable is not None
         ]
         return frozen if flags and 2 * flags.count(False) >= len(flags) else []
+
+
+def _is_untrained(module: Module) -> bool:
+    """A library's model as its builder draws it at random."""
+    libraries = ("torchvision.models.", "timm.")
+    outer = module.parent.type if module.parent is not None else ""
+    return (
+        module.pretrained is False
+        and module.type.startswith(libraries)
+        and not outer.startswith(libraries)
+        and not module.open
+        and module.copied is None
+        and module.detached is None
+    )
+
+
+def _resting(world: World, module: Module, moment: Moment) -> list[Leaf]:
+    """What the builder made of it, if all of that but the head is frozen for good."""
+    inside = set(module.walk())
+    news = [e.data["new"] for e in world.of(REPLACE) if e.subject in inside]
+    head = list(module.children.values())[-1:]
+    besides = {m for new in (*news, *head) if isinstance(new, Module) for m in new.walk()}
+    body = [p for p in module.parameters() if p.module not in besides]
+    frozen = [
+        p
+        for p in body
+        if p.written(moment.index) is not None
+        and all(e.value is False for e in p.writes)
+        and p.module.pretrained is False
+        and not was_handed_on(p, moment)
+    ]
+    return frozen if len(frozen) == len(body) else []
 
 
 def _unmatched(now: Snapshot, past: Timeline, model: int) -> Event | None:

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from freezecheck import account
 from freezecheck.finding import Finding, Severity
+from freezecheck.held import moments, was_handed_on
+from freezecheck.program import World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot, count
 from freezecheck.story import story
@@ -75,7 +78,9 @@ class NothingTrainable(Rule):
 
     ## How it is found
 
-    From the flags of every parameter, and of every tensor that an optimizer holds.
+    From the flags of every parameter, and of every tensor that an optimizer holds. In a text,
+    at the first use of the first optimizer, where all models and all that the optimizers
+    hold are known.
 
     ## Limits
 
@@ -90,7 +95,7 @@ class NothingTrainable(Rule):
     code = "FC120"
     name = "nothing-trainable"
     severity = Severity.ERROR
-    explains = ("FC203", "FC206", "FC212")
+    explains = ("FC113", "FC203", "FC206", "FC212")
 
     def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
         if not now.optimizers or now.trainable or not now.owned or now.after_backward:
@@ -109,4 +114,32 @@ class NothingTrainable(Rule):
             fix="set requires_grad = True on the part that is to be trained, after the line that"
             " freezes all",
             subject=(*labels, *(o.label for o in now.optimizers)),
+        )
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        first = [next(moments(world, optimizer), None) for optimizer in world.optimizers]
+        used = [moment for moment in first if moment is not None]
+        moment = min(used, key=lambda event: event.index, default=None)
+        if moment is None or any(optimizer.open for optimizer in world.optimizers):
+            return
+        roots = [
+            r for r in world.roots if r.index <= moment.index and any(True for _ in r.parameters())
+        ]
+        params = [param for root in roots for param in root.parameters()]
+        if not params or any(p.trains(moment.index) is not False for p in params):
+            return
+        if any(was_handed_on(param, moment) for param in params):
+            return
+        writes = [event for p in params if (event := p.written(moment.index)) is not None]
+        flag = max(writes, key=lambda event: event.index, default=None)
+        labels = tuple(dict.fromkeys(root.shown for root in roots))
+        yield self.finding(
+            f"Nothing is trainable: all of {', '.join(labels)} is frozen. No step will change a"
+            " weight.",
+            site=flag.site if flag else moment.site,
+            symbol=labels[0],
+            notes=account.story(world, params, world.optimizers, moment),
+            fix="set requires_grad = True on the part that is to be trained, after the line that"
+            " freezes all",
+            subject=(*labels, *(o.shown for o in world.optimizers)),
         )

@@ -3,8 +3,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from freezecheck.finding import Finding, Severity
+from freezecheck.program import ATTRIBUTE, FORWARD, REPLACE, Event, Module, World
 from freezecheck.rule import Rule
-from freezecheck.snapshot import Model, Param, Snapshot, count
+from freezecheck.snapshot import Model as Record
+from freezecheck.snapshot import Param, Snapshot, count
 from freezecheck.timeline import Timeline
 
 # What the `forward` of each classifier of torchvision calls last.
@@ -112,6 +114,10 @@ class HeadAttributeUnused(Rule):
     Once there are gradients, a child that received some is used, whatever its name. Before,
     it is a warning.
 
+    In a text: a new child of a model of torchvision or timm whose parts are known, under a
+    name for a head that it does not have, while it has another; and nothing in the text
+    calls it or replaces `forward`.
+
     ## Limits
 
     Only the outermost model is looked at; in a recorded run a head inside a module of one's
@@ -139,7 +145,7 @@ class HeadAttributeUnused(Rule):
                 if name in _NAMES and name != real and self._unused(now, index, name):
                     yield self._finding(now, past, index, name, real)
 
-    def _other_head(self, now: Snapshot, index: int, model: Model) -> str | None:
+    def _other_head(self, now: Snapshot, index: int, model: Record) -> str | None:
         """The head that got the gradient, where the child that was set last is called one too."""
         if not model.children or model.children[-1] not in _NAMES:
             return None
@@ -151,6 +157,25 @@ class HeadAttributeUnused(Rule):
     def _unused(self, now: Snapshot, index: int, name: str) -> bool:
         params = _below(now, index, name)
         return any(p.trainable for p in params) and all(p.grad is None for p in params)
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        told = set()
+        for event in world.of(REPLACE):
+            model, name = event.subject, event.data["name"]
+            if event.site in told or not _is_added_head(event) or _is_used(world, event):
+                continue
+            real = next((n for n in reversed(model.children) if n in _NAMES and n != name), None)
+            if real is None:
+                continue
+            told.add(event.site)
+            yield self.finding(
+                f"{model.shown}.{name} is never called: the head of {model.builder} is"
+                f" {model.shown}.{real}.",
+                site=event.site,
+                symbol=f"{model.path}.{name}" if model.path else name,
+                fix=f"set the new layer as {model.shown}.{real}, or as the last part of it",
+                subject=(model.root.shown, *(o.shown for o in world.optimizers)),
+            )
 
     def _finding(self, now: Snapshot, past: Timeline, index: int, name: str, real: str) -> Finding:
         model = now.models[index]
@@ -170,3 +195,35 @@ class HeadAttributeUnused(Rule):
 
 def _below(now: Snapshot, model: int, child: str) -> list[Param]:
     return [p for p in now.of_model(model) if p.name.startswith(f"{child}.")]
+
+
+def _is_added_head(event: Event) -> bool:
+    """A new child of a library's model, called as heads are."""
+    model, new = event.subject, event.data["new"]
+    return (
+        event.data["name"] in _NAMES
+        and event.data["old"] is None
+        and isinstance(new, Module)
+        and isinstance(model, Module)
+        and model.type.startswith(("torchvision.models.", "timm."))
+        and model.cls is None
+        and not model.open
+        and model.children.get(event.data["name"]) is new
+        and any(True for _ in new.parameters())
+    )
+
+
+def _is_used(world: World, event: Event) -> bool:
+    """Something calls the new child, or may: it has another place too, or `forward` is new."""
+    model, new = event.subject, event.data["new"]
+    below = set(new.walk())
+    called = any(e.subject in below for e in world.of(FORWARD))
+    elsewhere = any(new in other.children.values() for other in world.modules if other is not model)
+    patched = any(e.data["attribute"] == "forward" for e in world.of(ATTRIBUTE, model))
+    return (
+        called
+        or elsewhere
+        or patched
+        or new.parent is not model
+        or bool(new.escaped and not model.escaped)
+    )

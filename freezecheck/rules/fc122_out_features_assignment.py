@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from freezecheck.finding import Finding, Severity
+from freezecheck.program import ATTRIBUTE, Event, Module, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot
 from freezecheck.timeline import Timeline
+
+_LAYERS = {"out_features": r"torch\.nn\.Linear", "out_channels": r"torch\.nn\.Conv[123]d"}
 
 
 class OutFeaturesAssignment(Rule):
@@ -59,7 +63,8 @@ class OutFeaturesAssignment(Rule):
 
     ## How it is found
 
-    By comparing the number with the first dimension of the weight.
+    By comparing the number with the first dimension of the weight. In a text: the number of
+    a layer of a known model is set, and its weight is not.
 
     ## Limits
 
@@ -87,3 +92,36 @@ class OutFeaturesAssignment(Rule):
                 fix=f"replace the layer by a new one with {label.claimed:,} outputs",
                 subject=now.models[label.model].label,
             )
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        told = set()
+        for event in world.of(ATTRIBUTE):
+            layer, attribute = event.subject, event.data["attribute"]
+            if attribute not in _LAYERS or event.site in told or not isinstance(layer, Module):
+                continue
+            if not re.fullmatch(_LAYERS[attribute], layer.type) or _has_new_weight(world, event):
+                continue
+            told.add(event.site)
+            path = f"{layer.shown}.{attribute}"
+            number = f"{event.value:,} " if isinstance(event.value, int) else ""
+            yield self.finding(
+                f"{path} is set, and the layer's weight stays as it was made. The number is a"
+                " label only; nothing computes with it.",
+                site=event.site,
+                symbol=path,
+                fix=f"replace the layer by a new one with {number}outputs",
+                subject=layer.root.shown,
+            )
+
+
+def _has_new_weight(world: World, event: Event) -> bool:
+    """Its weight is set too, before or after; or it says what the layer had from the start."""
+    layer = event.subject
+    if event.value == event.data.get("before") or layer.cls is not None or layer.escaped:
+        return True
+    weights = [*layer.params.values(), *(p for e in world.of(ATTRIBUTE, layer) for p in e.params)]
+    return any(
+        other.data["attribute"] == ("weight" if other.subject is layer else "data")
+        for other in world.of(ATTRIBUTE)
+        if other.subject is layer or other.subject in weights
+    )

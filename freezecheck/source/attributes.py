@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from typing import Any
 
 from freezecheck import program
@@ -11,6 +12,7 @@ from freezecheck.source import calls, conditions, iteration, structure
 from freezecheck.source.machine import Machine
 from freezecheck.source.scope import MISSING, Scope
 from freezecheck.source.values import (
+    STATE,
     Class,
     Dict,
     Function,
@@ -44,6 +46,10 @@ TELLING = frozenset(
 )
 _PARAM_VALUES = frozenset("data grad shape dtype device is_leaf ndim T size".split())
 _COPIES = frozenset("data".split())
+
+
+# What libraries' modules show beside their parts; tried in turn, NotImplemented: not mine.
+READERS: list[Callable[[Machine, Module, str], Any]] = []
 
 
 def as_module(m: Machine, value: Any, node: Any = None) -> Module | None:
@@ -146,6 +152,10 @@ def _of_module(m: Machine, owner: Module, name: str, node: Any) -> Any:
             return owner.children.get(name, owner.params.get(name))
     if name in MODULE_METHODS:
         return Method(owner, name)
+    for reader in READERS:
+        value = reader(m, owner, name)
+        if value is not NotImplemented:
+            return value
     if owner.wrapper == "compile":
         return load(m, owner.children["_orig_mod"], name, node)
     if owner.open:
@@ -277,8 +287,16 @@ def flag(m: Machine, value: Any, node: Any) -> bool | None:
 def _set_on_param(m: Machine, target: ast.Attribute, param: Param, name: str, value: Any) -> None:
     if name == "requires_grad":
         m.write_flag(target, [param], flag(m, value, target))
-    elif name == "grad" or name != "data":
-        m.event(program.ATTRIBUTE, target, param, (param,), value=value, attribute=name)
+        return
+    if name == "data":
+        filled(param)
+    m.event(program.ATTRIBUTE, target, param, (param,), value=value, attribute=name)
+
+
+def filled(param: Param) -> None:
+    """Its values come from somewhere: its module is no longer as it was drawn."""
+    if param.module is not None and param.module.pretrained is False:
+        param.module.pretrained = None
 
 
 def set_on_module(m: Machine, target: Any, owner: Module, name: str, value: Any) -> None:
@@ -294,9 +312,11 @@ def set_on_module(m: Machine, target: Any, owner: Module, name: str, value: Any)
         if made is not None:
             put(m, target, owner, name, made)
         return
+    old = owner.params.get(name)
     param = parameter_of(m, value, owner, name)
     if param is not None:
         owner.params[name] = param
+        m.event(program.ATTRIBUTE, target, owner, (param,), attribute=name, old=old)
         return
     if value is None and name in owner.children:
         _detach(m, target, owner, name, None)
@@ -304,9 +324,10 @@ def set_on_module(m: Machine, target: Any, owner: Module, name: str, value: Any)
     if isinstance(value, Unknown) and value.key in m.assumed:
         put(m, target, owner, name, m.assumed[value.key])
         return
-    owner.attributes[name] = value
     own = owner.cls is not None and ast.unparse(getattr(target, "value", target)) == "self"
-    m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name, own=own)
+    before = owner.attributes.get(name, owner.options.get(name))
+    owner.attributes[name] = value
+    m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name, own=own, before=before)
 
 
 def put(m: Machine, target: Any, owner: Module, name: str, value: Module) -> None:
@@ -369,6 +390,8 @@ def load_item(m: Machine, owner: Any, index: Any, node: Any) -> Any:
     elif isinstance(owner, Dict):
         if is_constant(index) and index in owner.items:
             return owner.items[index]
+        if STATE in owner.items:
+            return owner.items[STATE]
     elif isinstance(owner, ParamGroups):
         groups = owner.optimizer.groups
         if isinstance(index, int) and -len(groups) <= index < len(groups):

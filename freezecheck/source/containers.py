@@ -103,9 +103,9 @@ def _of_dict(m: Machine, owner: Any, name: str, given: Call) -> Any:
             contents[key] = default
         return default
     if name == "items":
-        return List([(k, v) for k, v in contents.items()], open)
+        return List(Dict(contents).pairs(), open)
     if name == "keys":
-        return List(contents, open)
+        return List([k for k, _ in Dict(contents).pairs()], open)
     if name == "values":
         return List(contents.values(), open)
     if name == "update" and isinstance(owner, Dict):

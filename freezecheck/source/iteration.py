@@ -29,7 +29,7 @@ def items(m: Machine, value: Any, node: Any) -> tuple[list[Any], bool]:
     if isinstance(value, List):
         return list(value.items), not value.open
     if isinstance(value, Dict):
-        return list(value.items), not value.open
+        return [key for key, _ in value.pairs()], not value.open
     if isinstance(value, Iterator):
         found = value.take()
         return found, not value.open
@@ -85,7 +85,9 @@ def apart(m: Machine, found: list[Any]) -> list[Any]:
 def first_apart(m: Machine, found: list[Any]) -> list[Any]:
     """The same, with one parameter at the beginning, where it can be told which one that is."""
     while found and not is_one((found[0],)):
-        whole = next(part for part in _flat((found[0],)) if isinstance(part, Param) and not part.one)
+        whole = next(
+            part for part in _flat((found[0],)) if isinstance(part, Param) and not part.one
+        )
         if not structure.is_folded(whole.module):
             break
         structure.unfold(m, whole.module)

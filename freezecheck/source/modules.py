@@ -10,6 +10,7 @@ from freezecheck.source import attributes, calls, conditions, iteration, making,
 from freezecheck.source.calls import Call
 from freezecheck.source.machine import Machine
 from freezecheck.source.values import (
+    STATE,
     Dict,
     Function,
     Iterator,
@@ -208,6 +209,8 @@ def _add_module(m: Machine, owner: Module, given: Call) -> Any:
     else:
         owner.open = True
         m.new_param(owner, "", norm=None)
+        if isinstance(value, Module):  # somewhere in it
+            value.parent, value.name = owner, f"<{value.id}>"
 
 
 def _append(m: Machine, owner: Module, given: Call) -> Any:

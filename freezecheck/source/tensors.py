@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 from typing import Any
 
 from freezecheck import program
-from freezecheck.source import calls, conditions
+from freezecheck.source import attributes, calls, conditions
 from freezecheck.source.calls import Call, effect
 from freezecheck.source.forward import tensors
 from freezecheck.source.machine import Machine
@@ -16,6 +17,7 @@ _CUTS = ("detach", "detach_", "item", "numpy", "tolist")
 _SAME = frozenset(
     "to cuda cpu float half double bfloat16 contiguous clone squeeze view reshape flatten".split()
 )
+_TYPES = ("half", "double", "bfloat16", "float16", "float64")
 _MADE_HERE = (
     "randn rand randint zeros ones empty full arange linspace tensor as_tensor from_numpy eye"
     " randperm zeros_like ones_like rand_like randn_like"
@@ -101,9 +103,25 @@ def method(m: Machine, owner: Any, name: str, given: Call) -> Any:
         return _activated(owner, name)
     if name in ("size", "dim", "numel", "shape", "items", "keys", "values", "get_device"):
         return Unknown(m.spot(given.node))
+    if name == "copy_" and owner.param is not None:
+        attributes.filled(owner.param)
     result = joined([owner, *tensors(given)], made=owner.made if name in _SAME else "")
     result.param, result.copy = owner.param, owner.copy
+    if owner.made == "parameter" and _moves(name, given):
+        result.made, result.copy = "", "parameter"
     return result
+
+
+def _moves(name: str, given: Call) -> bool:
+    """It makes a new tensor of a parameter, which is on the CPU and float32 if not made otherwise."""
+    made = getattr(getattr(given.node, "func", None), "value", None)
+    if made is None or any(word in ast.unparse(made) for word in ("cuda", "device", "dtype")):
+        return False
+    if name == "to":
+        value = given.get(0, "dtype", given.get(0, "device"))
+        name = value if isinstance(value, str) else getattr(value, "name", "")
+        return name.startswith("cuda") or name.rpartition(".")[2] in _TYPES
+    return name in ("cuda", "clone", *_TYPES)
 
 
 calls.METHODS.append(method)

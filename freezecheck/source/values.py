@@ -168,6 +168,9 @@ class List:
         self.open = open
 
 
+STATE = "<state>"  # the key, in a `state_dict()`, of what stands for all its tensors
+
+
 class Dict:
     """A dict with constants as keys. `open`: it may hold more."""
 
@@ -176,6 +179,10 @@ class Dict:
     def __init__(self, items: dict[Any, Any] | None = None, open: bool = False) -> None:
         self.items = items or {}
         self.open = open
+
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """Its items, as iterating gives them: names of a `state_dict()` are not known."""
+        return [(Unknown("name") if k == STATE else k, v) for k, v in self.items.items()]
 
 
 class Iterator:
