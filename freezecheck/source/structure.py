@@ -24,7 +24,9 @@ def grow(m: Machine, module: Module, node: Any) -> None:
     module.norm = node.norm
     module.batchnorm = "batch" in node.has_norm and node.norm is None
     module.stochastic = node.has_dropout
-    if node.tensors and (node.children or not node.params):
+    if node.open and not node.children and not node.params:
+        _open_as(m, module, node)
+    elif node.open or (node.tensors and (node.children or not node.params)):
         m.new_param(module, "", norm=None if node.has_norm else False)
     else:
         _own(m, module, node)
@@ -34,6 +36,14 @@ def _own(m: Machine, module: Module, node: Any) -> None:
     for name in node.params:
         param = m.new_param(module, name, norm=node.norm is not None)
         param.born = param.trainable = name not in node.frozen
+
+
+def _open_as(m: Machine, module: Module, node: Any) -> None:
+    """It has more parts than its architecture lists."""
+    module.architecture = None
+    open_up(m, module, "batch" in node.unlisted)
+    module.stochastic = "dropout" in node.unlisted
+    module.rest[-1].norm = None if node.has_norm else False
 
 
 def is_folded(module: Module) -> bool:
@@ -56,6 +66,8 @@ def unfold(m: Machine, module: Module) -> None:
         grow(m, child, part)
         if part.options:
             child.options = dict(part.options)
+    if node.open:
+        _open_as(m, module, node)
     (whole,) = rest
     whole.parts = tuple(module.parameters())
     for param in whole.parts:
@@ -111,7 +123,7 @@ def carve(m: Machine, module: Module, name: str) -> Module:
     child.open = True
     child.batchnorm = child.stochastic = None
     child.born, child.modes = module.born, list(module.modes)
-    child.pretrained = module.pretrained
+    child.pretrained = None if name in module.options.get("heads", ()) else module.pretrained
     for whole in [leaf for rest in module.rest for leaf in rest.leaves()]:
         if not _reaches(whole, f"{name}."):
             continue

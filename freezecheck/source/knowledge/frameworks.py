@@ -12,9 +12,11 @@ from freezecheck.source.knowledge.signature import Signature
 
 # Top-level package: the module that knows it. It is loaded where a file imports the package.
 HOMES: dict[str, str] = {
+    "accelerate": "accelerate",
     "lightning": "lightning",
     "lightning_fabric": "lightning",
     "pytorch_lightning": "lightning",
+    "transformers": "huggingface",
 }
 
 # Packages that show the same classes under another name.
