@@ -77,11 +77,15 @@ def is_high(optimizer: Optimizer, group: Group, rate: float) -> bool:
     convolutional networks with SGD (momentum 0.9) at 1e-3 to 3e-2. Other optimizers are
     not judged.
     """
-    family = optimizer.family or optimizer.class_name
+    # OneCycleLR and CyclicLR have their lowest momentum where the rate is highest.
+    momentum = group.options.get("base_momentum", group.options.get("momentum")) or 0
+    return above(optimizer.family or optimizer.class_name, momentum, rate)
+
+
+def above(family: str, momentum: float, rate: float) -> bool:
+    """The same, for a class of optimizers."""
     if family in _ADAPTIVE:
         return rate > 1.001 * _HIGH_ADAPTIVE
     if family == "SGD":
-        # OneCycleLR and CyclicLR have their lowest momentum where the rate is highest.
-        momentum = group.options.get("base_momentum", group.options.get("momentum")) or 0
         return 0 <= momentum < 1 and rate / (1 - momentum) > 1.001 * _HIGH_SGD
     return False

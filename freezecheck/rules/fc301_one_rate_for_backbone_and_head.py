@@ -3,8 +3,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from freezecheck import rates
+from freezecheck import rates, stated_rates
+from freezecheck.account import names
 from freezecheck.finding import Finding, Note, Severity
+from freezecheck.program import Event, Module, Optimizer, World
+from freezecheck.program import Param as Leaf
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Param, Snapshot, millions
 from freezecheck.timeline import Timeline
@@ -126,6 +129,61 @@ class OneRateForBackboneAndHead(Rule):
                 for optimizer, record in enumerate(now.optimizers):
                     if not record.stepped and not record.idle:
                         yield from self._judge(now, model, optimizer, *head)
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        for optimizer in world.optimizers:
+            use = stated_rates.first_use(world, optimizer)
+            if use is None or optimizer.open:
+                continue
+            trained = stated_rates.learning(optimizer, use)
+            for root in dict.fromkeys(param.module.root for param, _ in trained):
+                mine = [param for param, _ in trained if param.module.root is root]
+                head = [p for p in stated_rates.weights(mine) if p.module.pretrained is False]
+                body = [p for p in stated_rates.weights(mine) if p.module.pretrained is True]
+                if (
+                    head
+                    and stated_rates.is_much(body)
+                    and stated_rates.stepped(world, head[0], use.index) is None
+                ):
+                    yield from self._compare(world, optimizer, use, root, head, body)
+
+    def _compare(
+        self,
+        world: World,
+        optimizer: Optimizer,
+        use: Event,
+        root: Module,
+        head: list[Leaf],
+        body: list[Leaf],
+    ) -> Iterator[Finding]:
+        held = [stated_rates.group_of(optimizer, p, use.index) for p in (*head, *body)]
+        groups = list({id(group): group for group in held if group is not None}.values())
+        tops = [stated_rates.top(world, optimizer, group, use) for group in groups]
+        rate, first = tops[0], groups[0]
+        if rate is None or any(t is None or not math.isclose(t, rate) for t in tops):
+            return
+        if not stated_rates.is_high(world, optimizer, first, rate):
+            return
+        start = optimizer.lr(first)
+        peak = "" if start is not None and math.isclose(rate, start) else " at the schedule's peak"
+        notes = [Note(f"the new part is put in place here: {names(head)}", head[0].module.site)]
+        if peak:
+            notes += [
+                Note("the schedule sets the rates here", s.site)
+                for s in stated_rates.drivers(world, optimizer)
+            ]
+        yield self.finding(
+            f"The new part of {root.shown} ({names(head)}) and the pretrained backbone both learn"
+            f" at {rate:g}{peak} with {stated_rates.short(optimizer)}. That is a rate for a new"
+            " layer: in the first steps, while the head is still random, it can overwrite what"
+            " the backbone has learnt.",
+            site=first.site,
+            symbol=optimizer.shown,
+            notes=[*notes, Note(f"{optimizer.shown} is first used here", use.site)],
+            fix="give the backbone a group of its own, at a tenth to a hundredth of the head's"
+            " rate",
+            subject=(root.shown, optimizer.shown),
+        )
 
     def _judge(
         self, now: Snapshot, model: int, optimizer: int, last: int, head: list[Param]

@@ -4,14 +4,19 @@ import re
 from collections.abc import Iterator
 from itertools import pairwise
 
-from freezecheck import rates
-from freezecheck.finding import Finding, Severity, Site
+from freezecheck import rates, stated_rates
+from freezecheck.finding import Finding, Note, Severity, Site
+from freezecheck.program import Event, Module, Optimizer, World
+from freezecheck.program import Param as Leaf
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot
 from freezecheck.timeline import Timeline
 
 _CLEARLY = 1.5  # times as fast
 _NUMBERED = re.compile(r"^(.*?)(\d+)$")
+
+
+_Pace = tuple[str, float, Leaf]  # the path of a part, its rate, and one of its parameters
 
 
 class RatesInverted(Rule):
@@ -105,6 +110,37 @@ class RatesInverted(Rule):
                 if record.pretrained:
                     yield from self._judge(now, model, index, tops)
 
+    def in_source(self, world: World) -> Iterator[Finding]:
+        for optimizer in world.optimizers:
+            use = stated_rates.first_use(world, optimizer)
+            if use is None or optimizer.open or len(optimizer.groups) < 2:
+                continue
+            paces = {
+                param: stated_rates.top(world, optimizer, group, use)
+                for param, group in stated_rates.learning(optimizer, use)
+            }
+            for root in dict.fromkeys(param.module.root for param in paces):
+                mine = {p: rate for p, rate in paces.items() if p.module.root is root}
+                found = _ahead_of_head(mine) or _falling(root, mine)
+                if found is not None:
+                    yield self._stated(optimizer, use, root, *found)
+
+    def _stated(
+        self, optimizer: Optimizer, use: Event, root: Module, early: _Pace, late: _Pace
+    ) -> Finding:
+        group = next(g for g in optimizer.groups if early[2] in g.params)
+        return self.finding(
+            f"{early[0]} learns at {early[1]:g}, but {late[0]} after it at {late[1]:g}: the stages"
+            " that hold what carries over to any task change most, those that must be learnt"
+            " anew change least.",
+            site=group.site or optimizer.site,
+            symbol=optimizer.shown,
+            notes=[Note(f"{optimizer.shown} is first used here", use.site)],
+            fix="let the rate rise towards the head, for instance"
+            " lr * decay ** (last - index) with a decay below 1",
+            subject=(root.shown, optimizer.shown),
+        )
+
     def _judge(
         self, now: Snapshot, model: int, optimizer: int, tops: list[float]
     ) -> Iterator[Finding]:
@@ -173,3 +209,49 @@ def _site(now: Snapshot, optimizer: int, tops: list[float], rate: float) -> Site
     """Where the group with that rate was added, if it was added later."""
     groups = now.optimizers[optimizer].groups
     return next((g.site for g, top in zip(groups, tops) if top == rate and g.site), None)
+
+
+def _ahead_of_head(paces: dict[Leaf, float | None]) -> tuple[_Pace, _Pace] | None:
+    """A pretrained part that learns faster than every new one."""
+    head = [p for p in stated_rates.weights(paces) if p.module.pretrained is False]
+    slow = [paces[p] for p in head]
+    if not head or None in slow:
+        return None
+    limit = max(rate for rate in slow if rate is not None)
+    fast = [
+        p
+        for p in stated_rates.weights(paces)
+        if p.module.pretrained is True and (paces[p] or 0) > _CLEARLY * limit
+    ]
+    if not limit or not stated_rates.is_much(fast):
+        return None
+    return (fast[0].module.path, paces[fast[0]] or 0, fast[0]), (
+        head[0].module.path,
+        limit,
+        head[0],
+    )
+
+
+def _falling(root: Module, paces: dict[Leaf, float | None]) -> tuple[_Pace, _Pace] | None:
+    """The first and the last of numbered pretrained stages whose rates only fall."""
+    for parent in root.walk():
+        families: dict[str, list[tuple[int, _Pace]]] = {}
+        for name, child in parent.children.items():
+            match = _NUMBERED.match(name)
+            pace = _pace(child, paces) if match and child.pretrained else None
+            if match and pace is not None:
+                families.setdefault(match[1], []).append((int(match[2]), pace))
+        for members in families.values():
+            order = [number for number, _ in members]
+            family = [(path, rate) for _, (path, rate, _) in members]
+            if order == sorted(order) and _falls(family):
+                return members[0][1], members[-1][1]
+    return None
+
+
+def _pace(stage: Module, paces: dict[Leaf, float | None]) -> _Pace | None:
+    """The one rate of a stage that is trained as a whole."""
+    every = stated_rates.weights(stage.parameters())
+    found = {paces.get(param) for param in every}
+    rate = found.pop() if len(found) == 1 else None
+    return (stage.path, rate, every[0]) if rate else None

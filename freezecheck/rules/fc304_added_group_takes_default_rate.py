@@ -3,8 +3,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from freezecheck import rates
+from freezecheck import rates, stated_rates
+from freezecheck.account import names
 from freezecheck.finding import Finding, Note, Severity
+from freezecheck.program import GROUP as ADDED
+from freezecheck.program import RATE, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import FOREIGN, Group, Snapshot, summarise
 from freezecheck.timeline import GROUP, OPTIMIZER, Timeline
@@ -105,6 +108,40 @@ class AddedGroupTakesDefaultRate(Rule):
             for position, others in added.items():
                 if position < len(optimizer.groups) and not _rising(now, index, position):
                     yield self._judge(now, index, position, default, others)
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        told = set()
+        for event in world.of(ADDED):
+            optimizer, group = event.subject, event.data["group"]
+            default = stated_rates.number(optimizer.options.get("lr"))
+            by_hand = any(e.data["group"] is group for e in world.of(RATE, optimizer))
+            if default is None or by_hand or "lr" in group.options or event.site in told:
+                continue
+            older = [g for g in optimizer.groups if g.event and g.event.index < event.index]
+            now = [stated_rates.at(world, optimizer, g, event) for g in older]
+            was = [stated_rates.first(optimizer, g, world) for g in older]
+            others = [rate for rate in now if rate is not None]
+            given = [rate for rate in was if rate is not None]
+            if len(others) < len(older) or not _down(others, given):
+                continue
+            told.add(event.site)
+            down = " and ".join(dict.fromkeys(f"{rate:g}" for rate in others[:3]))
+            what = f" ({names(group.params)})" if group.params else ""
+            models = {param.module.root.shown for param in group.params}
+            lowered = [e.site for e in world.of(RATE, optimizer) if e.index < event.index]
+            lowered += [s.site for s in stated_rates.drivers(world, optimizer, event.index)]
+            yield self.finding(
+                f"The group{what} is added without a rate and takes the constructor's {default:g},"
+                f" while the other groups have come down to {down}.",
+                site=event.site,
+                symbol=f"{optimizer.shown}.param_groups[{len(older)}]",
+                notes=[
+                    Note(f"{default:g} is set here", optimizer.site),
+                    *(Note("the other rates are lowered here", site) for site in lowered[:1]),
+                ],
+                fix='give the group its own "lr", below that of the groups after it',
+                subject=(optimizer.shown, *sorted(models)),
+            )
 
     def _judge(
         self, now: Snapshot, index: int, position: int, default: float, others: list[float]

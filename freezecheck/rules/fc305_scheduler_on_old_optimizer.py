@@ -2,7 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from freezecheck import stated_rates
 from freezecheck.finding import Finding, Note, Severity
+from freezecheck.program import ESCAPE, STEP, World
+from freezecheck.program import Optimizer as Built
+from freezecheck.program import Scheduler as Schedule
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Scheduler, Snapshot
 from freezecheck.timeline import OPTIMIZER, SCHEDULER, Timeline
@@ -96,6 +100,32 @@ class SchedulerOnOldOptimizer(Rule):
             if new is not None:
                 yield self._judge(now, scheduler, new)
 
+    def in_source(self, world: World) -> Iterator[Finding]:
+        told = set()
+        for scheduler in world.schedulers:
+            old = scheduler.optimizer
+            new = _replacement(world, scheduler, old) if old is not None else None
+            if new is None or new.site in told:
+                continue
+            told.add(new.site)
+            at = {stated_rates.number(new.lr(group)) for group in new.groups} - {None}
+            rate = f" of {' and '.join(f'{r:g}' for r in sorted(at, key=str))}" if at else ""
+            name = scheduler.label or "the scheduler"
+            last = scheduler.steps[-1]
+            yield self.finding(
+                f"{name} ({stated_rates.short(scheduler)}) drives the optimizer that was there"
+                f" before; {new.shown} has no schedule and keeps its rate{rate} for ever.",
+                site=new.site,
+                symbol=name,
+                notes=[
+                    Note(f"{name} is built here, on the one before", scheduler.site),
+                    Note(f"{name} is stepped here", last.site),
+                    Note(f"{new.shown} is stepped here", new.steps[0].site),
+                ],
+                fix=f"build the scheduler again, on {new.shown}",
+                subject=(name, new.shown),
+            )
+
     def _successor(
         self, now: Snapshot, past: Timeline, scheduler: Scheduler, served: set[int | None]
     ) -> int | None:
@@ -126,3 +156,29 @@ class SchedulerOnOldOptimizer(Rule):
             fix=f"build the scheduler again, on {optimizer.label}",
             subject=(scheduler.label, optimizer.label),
         )
+
+
+def _replacement(world: World, scheduler: Schedule, old: Built) -> Built | None:
+    """The optimizer that took the place of the scheduler's own, and has no schedule."""
+    if scheduler.event is None or not scheduler.steps:
+        return None
+    for new in world.optimizers:
+        built = new.event
+        if built is None or built.index < scheduler.event.index or new is old:
+            continue
+        idle = not any(
+            e.index > built.index
+            for e in world.events
+            if e.subject is old and e.kind in (STEP, ESCAPE)
+        )
+        unserved = not any(s.optimizer in (new, None) for s in world.schedulers)
+        used = bool(new.steps) and any(e.index > built.index for e in scheduler.steps)
+        if idle and unserved and used and not new.escaped and _same_place(old, new):
+            return new
+    return None
+
+
+def _same_place(old: Built, new: Built) -> bool:
+    """They have one name, and train one model."""
+    models = [{p.module.root for g in o.groups for p in g.params} for o in (old, new)]
+    return old.label == new.label and bool(models[0] & models[1])

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from freezecheck import stated_rates
+from freezecheck.account import names as listed
 from freezecheck.finding import Finding, Note, Severity
+from freezecheck.program import GROUP, World
+from freezecheck.program import Scheduler as Schedule
 from freezecheck.rule import Rule
 from freezecheck.snapshot import FOREIGN, Optimizer, Scheduler, Snapshot, count, summarise
 from freezecheck.timeline import Timeline
@@ -98,6 +102,41 @@ class SchedulerMissesGroup(Rule):
                     yield self._judge(now, scheduler, part)
                     break
 
+    def in_source(self, world: World) -> Iterator[Finding]:
+        told = set()
+        for event in world.of(GROUP):
+            optimizer = event.subject
+            driving = stated_rates.drivers(world, optimizer)
+            before = [s for s in driving if s.event and s.event.index < event.index]
+            scheduler = next((s for s in before if _fixed(s)), None)
+            part = _fixed(scheduler) if scheduler else None
+            if scheduler is None or part is None or event.site in told:
+                continue
+            if len(before) < len(driving) and not any(
+                e.index > event.index for e in scheduler.steps
+            ):
+                continue  # built again
+            told.add(event.site)
+            known = scheduler.event.data["groups"] if scheduler.event else 0
+            kind = stated_rates.short(part)
+            outcome = (
+                "The next scheduler.step() raises a KeyError."
+                if kind == "OneCycleLR"
+                else "With torch before 2.10 the new group keeps its first rate for ever, in silence;"
+                " since 2.10 the next scheduler.step() raises a ValueError."
+            )
+            held = event.data["group"].params
+            yield self.finding(
+                f"{kind} is built when {optimizer.shown} has {count(known, 'group')}; this one is"
+                f" added later. {outcome}" + (f" It holds {listed(held)}." if held else ""),
+                site=event.site,
+                symbol=f"{optimizer.shown}.param_groups[{known}]",
+                notes=[Note("the scheduler is built here", scheduler.site)],
+                fix="add every group before the scheduler is built, or build the scheduler again"
+                " after add_param_group()",
+                subject=(scheduler.label, optimizer.shown),
+            )
+
     def _judge(self, now: Snapshot, scheduler: Scheduler, part: Scheduler) -> Finding:
         index = scheduler.optimizer or 0
         optimizer, known = now.optimizers[index], len(part.base_lrs)
@@ -133,3 +172,12 @@ def _outcome(now: Snapshot, part: Scheduler, optimizer: Optimizer) -> str:
 
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
+
+
+def _fixed(scheduler: Schedule) -> Schedule | None:
+    """It, or the part of it, that keeps one value for each group."""
+    for part in scheduler.parts or (scheduler,):
+        kind = stated_rates.short(part)
+        if kind in _FIXED or kind.startswith("get_"):  # those of transformers are LambdaLR
+            return part
+    return None

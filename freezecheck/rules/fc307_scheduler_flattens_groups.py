@@ -3,8 +3,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from freezecheck import rates
+from freezecheck import rates, stated_rates
 from freezecheck.finding import Finding, Note, Severity
+from freezecheck.program import World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Optimizer, Scheduler, Snapshot
 from freezecheck.timeline import SCHEDULER, Timeline
@@ -116,6 +117,33 @@ class SchedulerFlattensGroups(Rule):
             if before is not None:
                 yield self._judge(scheduler, optimizer, top, before)
 
+    def in_source(self, world: World) -> Iterator[Finding]:
+        told = set()
+        for scheduler in world.schedulers:
+            optimizer, built = scheduler.optimizer, scheduler.event
+            top = stated_rates.number(scheduler.options.get("max_lr"))
+            kind = stated_rates.short(scheduler)
+            if kind not in _SETTERS or optimizer is None or built is None or top is None:
+                continue
+            groups = optimizer.groups[: built.data["groups"]]
+            before = [stated_rates.at(world, optimizer, g, built) for g in groups]
+            given = [rate for rate in before if rate is not None]
+            if len(given) < len(before) or _same(given) or scheduler.site in told:
+                continue
+            told.add(scheduler.site)
+            name = scheduler.label or "the scheduler"
+            rates_ = " and ".join(dict.fromkeys(f"{rate:g}" for rate in given))
+            yield self.finding(
+                f"{kind} with one max_lr takes all {len(given)} groups of {optimizer.shown} to"
+                f" {top:g}; the rates that they were given ({rates_}) are overwritten.",
+                site=scheduler.site,
+                symbol=name,
+                notes=[Note("the groups get their rates here", optimizer.site)],
+                fix='give max_lr one value a group: max_lr=[group["lr"] for group in'
+                f" {optimizer.shown}.param_groups]",
+                subject=(name, optimizer.shown),
+            )
+
     def _judge(
         self, scheduler: Scheduler, optimizer: Optimizer, top: float, before: list[float]
     ) -> Finding:
@@ -155,7 +183,7 @@ def _only_maximum(scheduler: Scheduler, optimizer: Optimizer) -> float | None:
 
 
 def _same(values: list[float]) -> bool:
-    return all(math.isclose(value, values[0]) for value in values)
+    return not values or all(math.isclose(value, values[0]) for value in values)
 
 
 def _parted(now: Snapshot, index: int, top: float) -> bool:

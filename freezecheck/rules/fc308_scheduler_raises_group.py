@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from freezecheck import stated_rates
 from freezecheck.finding import Finding, Note, Severity
+from freezecheck.program import World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Scheduler, Snapshot
 from freezecheck.timeline import Timeline
@@ -97,6 +99,43 @@ class SchedulerRaisesGroup(Rule):
                     if raised:
                         yield self._judge(now, scheduler, index, part, raised)
                         break
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        told = set()
+        parts = {part.id: s for s in world.schedulers for part in s.parts}
+        for scheduler in world.schedulers:
+            optimizer, built = scheduler.optimizer, scheduler.event
+            floor = stated_rates.number(scheduler.options.get("eta_min"))
+            kind = stated_rates.short(scheduler)
+            whole = parts.get(scheduler.id, scheduler)
+            if kind not in _COSINES or optimizer is None or built is None or not floor:
+                continue
+            use = stated_rates.first_use(world, optimizer)
+            if use is None or whole.site in told:
+                continue
+            raised = [
+                (j, rate)
+                for j, group in enumerate(optimizer.groups[: built.data["groups"]])
+                if (rate := stated_rates.first(optimizer, group, world)) is not None
+                and rate < 0.999 * floor
+                and any(param.trains(use.index) is True for param in group.params)
+                and stated_rates.is_steady(world, optimizer, group, built)
+            ]
+            if not raised:
+                continue
+            told.add(whole.site)
+            which = ", ".join(f"param_groups[{j}] from {rate:g}" for j, rate in raised[:3])
+            more = f" and {len(raised) - 3} more" if len(raised) > 3 else ""
+            first = optimizer.groups[raised[0][0]]
+            yield self.finding(
+                f"{kind} with eta_min={floor:g} raises {which}{more} to {floor:g}: that group is"
+                " fastest at the end of the schedule.",
+                site=whole.site,
+                symbol=f"{optimizer.shown}.param_groups[{raised[0][0]}]",
+                notes=[Note("the group gets its rate here", first.site)],
+                fix="choose an eta_min below every group's rate",
+                subject=(whole.label, optimizer.shown),
+            )
 
     def _judge(
         self, now: Snapshot, scheduler: Scheduler, index: int, part: Scheduler, raised: list[int]

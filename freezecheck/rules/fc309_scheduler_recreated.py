@@ -3,8 +3,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from freezecheck import rates
+from freezecheck import rates, stated_rates
 from freezecheck.finding import Finding, Note, Severity
+from freezecheck.program import LOAD as LOADED
+from freezecheck.program import RATE, World
+from freezecheck.program import Optimizer as Built
+from freezecheck.program import Scheduler as Schedule
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Optimizer, Scheduler, Snapshot
 from freezecheck.timeline import LOAD, SCHEDULER, Timeline
@@ -134,6 +138,90 @@ class SchedulerRecreated(Rule):
                 finding = self._stuck(scheduler, optimizer, past)
             if finding is not None:
                 yield finding
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        told = set()
+        for scheduler in world.schedulers:
+            optimizer, built = scheduler.optimizer, scheduler.event
+            if optimizer is None or built is None or scheduler.site in told:
+                continue
+            earlier = [
+                s for s in world.schedulers if s.optimizer is optimizer and s is not scheduler
+            ]
+            earlier = [s for s in earlier if s.event and s.event.index < built.index]
+            loaded = any(e.index < built.index for e in world.of(LOADED, optimizer))
+            if not earlier or loaded or optimizer.escaped:
+                continue
+            found = self._by_hand(world, scheduler, earlier[0], optimizer)
+            if found is None and len(earlier) == 1:
+                found = self._ended(world, scheduler, earlier[0], optimizer)
+            if found is not None:
+                told.add(scheduler.site)
+                yield found
+
+    def _by_hand(
+        self, world: World, scheduler: Schedule, first: Schedule, optimizer: Built
+    ) -> Finding | None:
+        """A rate that is set between the two, and replaced by the first one's."""
+        kind = stated_rates.short(scheduler)
+        one, two = first.event, scheduler.event
+        if one is None or two is None:
+            return None
+        if kind not in _FROM_INITIAL and not kind.startswith("get_"):
+            return None
+        sets = [e for e in world.of(RATE, optimizer) if one.index < e.index < two.index]
+        if any(e.data["option"] == "initial_lr" for e in sets):
+            return None
+        for event in reversed([e for e in sets if e.data["option"] == "lr"]):
+            group, hand = event.data["group"], stated_rates.number(event.value)
+            start = stated_rates.first(optimizer, group, world)
+            known = optimizer.groups[: one.data["groups"]]
+            if hand is None or start is None or _near(hand, start) or group not in known:
+                continue
+            return self.finding(
+                f"{kind} starts from {start:g}, which an earlier scheduler left in the groups of"
+                f" {optimizer.shown} as initial_lr. The rate that is set in between, {hand:g}, is"
+                " overwritten.",
+                site=scheduler.site,
+                symbol=scheduler.label,
+                notes=[
+                    Note("the earlier scheduler is built here", first.site),
+                    Note(f"{hand:g} is set here", event.site),
+                ],
+                fix='set group["initial_lr"] together with group["lr"], or build a new optimizer'
+                " for the new phase",
+                subject=(scheduler.label, optimizer.shown),
+            )
+        return None
+
+    def _ended(
+        self, world: World, scheduler: Schedule, first: Schedule, optimizer: Built
+    ) -> Finding | None:
+        """A cosine that begins where the one before it ended."""
+        built = scheduler.event
+        kinds = {stated_rates.short(s) for s in (scheduler, first)}
+        end, floor = first.options.get("T_max"), first.options.get("eta_min")
+        if built is None or kinds != {"CosineAnnealingLR"} or not isinstance(end, int):
+            return None
+        if floor != scheduler.options.get("eta_min") or stated_rates.number(floor) is None:
+            return None
+        if any(e.index < built.index for e in world.of(RATE, optimizer)):
+            return None
+        if stated_rates.times(world, first.steps, built) != end:
+            return None
+        return self.finding(
+            f"CosineAnnealingLR is built where an earlier schedule on {optimizer.shown} has ended,"
+            f" at {floor:g}. It computes each rate from the one before, so it never comes back.",
+            site=scheduler.site,
+            symbol=scheduler.label,
+            notes=[
+                Note("the earlier scheduler is built here", first.site),
+                Note("its last step is taken here", first.steps[-1].site),
+            ],
+            fix='set group["lr"] to the rate that the new schedule is to start from before you'
+            " build it, or build a new optimizer",
+            subject=(scheduler.label, optimizer.shown),
+        )
 
     def _overwritten(
         self, scheduler: Scheduler, optimizer: Optimizer, past: Timeline

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from freezecheck import rates
-from freezecheck.finding import Finding, Severity
+from freezecheck import rates, stated_rates
+from freezecheck.account import names
+from freezecheck.finding import Finding, Note, Severity
+from freezecheck.program import RATE, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot, count
 from freezecheck.timeline import Timeline
@@ -102,6 +104,31 @@ class ZeroRateAsFreeze(Rule):
             for j in still:
                 if self._stays(now, index, j):
                     yield from self._judge(now, index, j)
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        told = set()
+        for optimizer in world.optimizers:
+            use = stated_rates.first_use(world, optimizer)
+            if use is None or any(world.of(RATE, optimizer)):
+                continue
+            tops = [stated_rates.top(world, optimizer, g, use) for g in optimizer.groups]
+            for j, (group, top) in enumerate(zip(optimizer.groups, tops)):
+                learning = [param for param in group.params if param.trains(use.index) is True]
+                alone = not any(other is not None and other > 0 for other in tops)
+                if top != 0 or alone or not learning or group.site in told:
+                    continue
+                told.add(group.site)
+                yield self.finding(
+                    f"param_groups[{j}] of {optimizer.shown} holds trainable parameters"
+                    f" ({names(learning)}) at a rate of 0. They stay, but gradients are computed"
+                    " and state is kept for them, and a scheduler that sets rates of its own would"
+                    " set them free.",
+                    site=group.site or optimizer.site,
+                    symbol=f"{optimizer.shown}.param_groups[{j}]",
+                    notes=[Note(f"{optimizer.shown} is first used here", use.site)],
+                    fix="freeze them with requires_grad_(False) and leave them out of the optimizer",
+                    subject=optimizer.shown,
+                )
 
     def _stays(self, now: Snapshot, index: int, group: int) -> bool:
         """Nothing will raise the rate."""
