@@ -11,11 +11,11 @@ from __future__ import annotations
 import ast
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
 import freezecheck.source.modules  # noqa: F401
 from freezecheck import program
 from freezecheck.program import World
+from freezecheck.records import dataclass, field
 from freezecheck.source import (  # noqa: F401  (they register what they know)
     amp,
     builtin,
@@ -25,6 +25,7 @@ from freezecheck.source import (  # noqa: F401  (they register what they know)
     forward,
     loops,
     optim,
+    relevance,
     statements,
     tensors,
     wrappers,
@@ -33,7 +34,7 @@ from freezecheck.source.machine import Budget, File, Machine, Raised, Split
 from freezecheck.source.scope import Scope
 from freezecheck.source.statements import Return
 
-STEPS = 400_000  # statements and expressions, for a whole file
+STEPS = 200_000  # statements and expressions, for a whole file
 
 
 @dataclass(slots=True)
@@ -119,6 +120,7 @@ def analyze(
     for start in entries.others(tree):
         if left > 0 and not start.covered(reached):
             explore(start, shared)
+    relevance.reset()
     result.calls = list(known)
     return result
 

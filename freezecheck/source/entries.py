@@ -17,7 +17,7 @@ from freezecheck.source.values import Class, Function, Instance, Unknown
 _DEEDS = re.compile(
     r"require\w*grad|freez|frozen|^optim|optimizer|^SGD$|^Adam|^backward$|^step$|sched|trainable"
     r"|from_pretrained|^eval$|^train$|parameters$|Parallel$|load_state_dict|^compile$|^fit|Trainer"
-    r"|^out_(features|channels)$|track_running|isinstance|oftmax|checkpoint",
+    r"|^out_(features|channels)$|track_running|^checkpoint$",
     re.IGNORECASE,
 )
 
@@ -61,7 +61,7 @@ def others(tree: ast.Module) -> Iterator[Entry]:
         if isinstance(node, ast.ClassDef):
             yield from _class(node)
         elif _matters(node):
-            yield Entry(node.name, _function(node), [node], 16)
+            yield Entry(node.name, _function(node), [node], 12)
 
 
 def _definitions(tree: ast.Module) -> list[Any]:
@@ -98,7 +98,7 @@ def _class(node: ast.ClassDef) -> Iterator[Entry]:
         yield Entry(node.name, _life(node, life[-1]), life, 16)
     for each in reversed(methods):
         if _matters(each) or (each.name == "__init__" and _keeps_lists(each)):
-            yield Entry(f"{node.name}.{each.name}", _method(node, each), [each], 8)
+            yield Entry(f"{node.name}.{each.name}", _method(node, each), [each], 6)
 
 
 def _keeps_lists(node: Any) -> bool:

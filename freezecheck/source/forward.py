@@ -36,13 +36,21 @@ def run(m: Machine, module: Module, given: Call) -> Any:
     return out
 
 
+def use(m: Machine, module: Module, given: Call) -> Any:
+    """A forward pass through another method: `backbone.forward_features(x)`."""
+    event = m.event(program.FORWARD, given.node, module, value=given.name)
+    event.data["result"] = out = _through(m, module, event, tensors(given), given)
+    return out
+
+
 def _inside(m: Machine, module: Module, given: Call) -> Any:
     """What its own `forward` gives; None where that is not run, since it is a library's."""
     forward = module.cls.find("forward") if module.cls is not None else None
     if isinstance(forward, Function):
-        return calls.invoke(
-            m, forward, [module, *given.args], given.keywords, given.node, given.open
-        )
+        with m.build():
+            return calls.invoke(
+                m, forward, [module, *given.args], given.keywords, given.node, given.open
+            )
     if module.wrapper and len(module.children) == 1:
         return run(m, next(iter(module.children.values())), given)
     if module.builder == "Sequential" and module.children and not module.open:

@@ -93,6 +93,7 @@ class Machine:
         self.world = World(file.path, entry)
         self.scope = Scope(None, file)
         self.grad = True
+        self.building = 0  # constructors and `forward`s of modules around here
         self.stack: list[Site] = []
         self.active: list[Any] = []  # function nodes being run
         self.loops: list[tuple[int, int]] = []
@@ -278,6 +279,15 @@ class Machine:
             self.active.pop()
             if node is not None:
                 self.stack.pop()
+
+    @contextmanager
+    def build(self) -> Iterator[None]:
+        """In the constructor or the `forward` of a module."""
+        self.building += 1
+        try:
+            yield
+        finally:
+            self.building -= 1
 
     @contextmanager
     def gradient(self, on: bool) -> Iterator[None]:

@@ -60,7 +60,8 @@ def make_own(m: Machine, cls: Class, given: Call) -> Any:
         structure.open_up(m, made)
     start = cls.find("__init__")
     if isinstance(start, Function):
-        calls.invoke(m, start, [made, *given.args], given.keywords, given.node, given.open)
+        with m.build():
+            calls.invoke(m, start, [made, *given.args], given.keywords, given.node, given.open)
     else:
         fill_own(m, made, given, cls.libraries())
     for base in cls.libraries():

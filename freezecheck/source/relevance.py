@@ -15,14 +15,21 @@ from freezecheck.source.machine import Machine
 from freezecheck.source.scope import MISSING
 from freezecheck.source.values import Class, Dict, Function, Iterator, List, Unknown, is_constant
 
-# Words that an identifier has if it may touch what we follow.
-_WORDS = re.compile(
-    r"grad|freez|frozen|train(?!_?(load|data|set|dl|ds|path|dir|file|loss|acc|step|idx|size|batch))"
-    r"|^eval$|param|optim|sched|^step$|backward|compile|parallel|shard|load_state|lora|peft|adapter"
-    r"|pretrain|weights|^fc$|classifier|^head|Linear|Sequential|Conv|Norm|^apply$|modules|children"
-    r"|^SGD$|Adam|RMSprop|^wrap|prepare|^fit$|register|softmax|requires",
-    re.IGNORECASE,
+# Words that an identifier has if it may touch what we follow: what is done to a model,
+_DONE = (
+    r"require\w*grad|freez|frozen"
+    r"|train(?!_?(load|data|set|dl|ds|path|dir|file|loss|acc|step|idx|size|batch|ing$))"
+    r"|^eval$|optim|sched|^step$|backward|parallel|shard|load_state|lora|peft|pretrain|^weights$"
+    r"|^SGD$|Adam|RMSprop|^fit$"
 )
+# and what it is built of. In its own constructor and `forward`, choices of this kind are legion,
+# and of no consequence for training.
+_BUILT = (
+    r"grad|param|compile|adapter|weights|^fc$|classifier|^head|Linear|Sequential|Conv|Norm|^apply$"
+    r"|modules|children|^wrap|prepare|register|softmax|requires|training"
+)
+_DEEDS = re.compile(_DONE, re.IGNORECASE)
+_WORDS = re.compile(f"{_DONE}|{_BUILT}", re.IGNORECASE)
 _QUIET = frozenset("print log info debug warning write add_scalar log_metrics append_log".split())
 _THINGS = (Module, Param, Optimizer, Scheduler, Class, List, Dict, Iterator)
 
@@ -46,12 +53,14 @@ def _bound(m: Machine, name: str) -> Any:
 
 def _speaks(m: Machine, statement: ast.stmt, depth: int = 0) -> bool:
     kind = type(statement)
-    if kind in (ast.Return, ast.Break, ast.Continue):
+    if kind in (ast.Return, ast.Break, ast.Continue) and not m.building:
         return True
     if kind is ast.Expr:
         value = statement.value  # type: ignore[attr-defined]
         if isinstance(value, ast.Call) and _called(value) in _QUIET:
             return False
+    if m.building:
+        return any(_DEEDS.search(word) for word in words(statement))
     if speaks_of(statement):
         return True
     for node in ast.walk(statement):
@@ -97,8 +106,6 @@ def words(statement: ast.AST) -> frozenset[str]:
             found.add(node.attr)
         elif isinstance(node, ast.keyword) and node.arg:
             found.add(node.arg)
-    if len(_seen) > 20_000:
-        _seen.clear()
     _seen[id(statement)] = statement, frozenset(found)
     return _seen[id(statement)][1]
 
@@ -117,3 +124,8 @@ def forget(m: Machine, body: list[ast.stmt], node: Any) -> None:
     """Names bound in a branch that may or may not be taken are not known behind it."""
     for name in names(body):
         m.scope.set(name, Unknown(f"{name}{m.spot(node)}"))
+
+
+def reset() -> None:
+    """Let go of the trees that were looked at."""
+    _seen.clear()
