@@ -87,14 +87,14 @@ def after(event: Event, param: Param, state: str) -> str:
         return _cleared(event, param, state)
     if event.kind == ATTRIBUTE and event.data["attribute"] == "grad" and param in event.params:
         return ABSENT if event.value is None else UNKNOWN
-    if event.kind == ESCAPE and _concerns(event.subject, param, event.index):
+    if event.kind == ESCAPE and concerns(event.subject, param, event.index):
         return UNKNOWN
     return state
 
 
 def _cleared(event: Event, param: Param, state: str) -> str:
     subject = event.subject
-    if not _concerns(subject, param, event.index):
+    if not concerns(subject, param, event.index):
         unsure = subject is None or (isinstance(subject, Optimizer) and subject.open)
         return UNKNOWN if unsure else state
     if event.value is True:
@@ -102,7 +102,8 @@ def _cleared(event: Event, param: Param, state: str) -> str:
     return ZERO if event.value is False and state in (THERE, ZERO) else UNKNOWN
 
 
-def _concerns(subject: object, param: Param, before: int) -> bool:
+def concerns(subject: object, param: Param, before: int) -> bool:
+    """What is done to a module or an optimizer is done to the parameter."""
     if isinstance(subject, Module):
         return gradients.is_in(param.module, subject)
     return isinstance(subject, Optimizer) and subject.holds(param, before)

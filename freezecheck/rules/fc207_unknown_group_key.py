@@ -4,7 +4,9 @@ import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from freezecheck.finding import Finding, Severity
+from freezecheck import program
+from freezecheck.finding import Finding, Note, Severity, Site
+from freezecheck.program import Optimizer, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot, summarise
 from freezecheck.timeline import Timeline
@@ -105,6 +107,10 @@ class UnknownGroupKey(Rule):
     with. A key that is unlike all of them is taken for one's own. One that repeats the
     value of the option that it resembles does no harm.
 
+    In a text, the options are those of the optimizer's class, where it is one that is
+    known; keys that are set later, `group["learning_rate"] = ...`, count too. Nothing is
+    said where neither the value given nor the one in force is known.
+
     ## Limits
 
     `lr_mult` and `lr_multiplier` count at a step only, where every group still has the
@@ -168,6 +174,100 @@ class UnknownGroupKey(Rule):
             severity=Severity.WARNING,
             subject=optimizer.label,
         )
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        from freezecheck.source.knowledge import optimizers
+
+        for optimizer in world.optimizers:
+            known = optimizers.find(optimizer.type)
+            if known is None or known.keys is None:
+                continue
+            options = sorted(known.keys - {"params"})
+            unread: dict[str, list[int]] = {}
+            for number, group in enumerate(optimizer.groups):
+                for key in group.options.keys() - known.keys:
+                    unread.setdefault(key, []).append(number)
+            for key in sorted(unread):
+                meant = _meant(key, options)
+                if meant is not None:
+                    yield from self._not_read(world, optimizer, key, meant, unread[key])
+                elif key in _FACTORS and _is_unapplied(world, optimizer, key):
+                    yield self._no_factor(optimizer, key, unread[key])
+
+    def _not_read(
+        self, world: World, optimizer: Optimizer, key: str, meant: str, groups: Sequence[int]
+    ) -> Iterator[Finding]:
+        wrong = {}
+        for number in groups:
+            options = optimizer.groups[number].options
+            given, real = options[key], options.get(meant, optimizer.options.get(meant))
+            if _differ(given, real, meant):
+                wrong[number] = (given, real)
+        if not wrong:
+            return
+        first = next(iter(wrong))
+        values = [str(given) for given, _ in wrong.values() if given is not None]
+        reals = [str(real) for _, real in wrong.values() if real is not None]
+        shown = f" ({summarise(list(dict.fromkeys(values)))})" if values else ""
+        there = summarise(list(dict.fromkeys(reals))) if reals else "the constructor's"
+        builtin = optimizer.type.startswith("torch.optim.")
+        yield self.finding(
+            f"{optimizer.type.rpartition('.')[2]} does not read {key!r}{shown} in"
+            f" {_symbols(optimizer.shown, list(wrong))}: {meant} is"
+            f" {there} there.",
+            site=_set_at(world, optimizer, first, key),
+            symbol=f"{optimizer.shown}.param_groups[{first}][{key!r}]",
+            notes=[Note(f"{optimizer.shown} is built here", optimizer.site)],
+            fix=f"write {meant!r} instead of {key!r}",
+            severity=Severity.ERROR if builtin else Severity.WARNING,
+            subject=optimizer.shown,
+        )
+
+    def _no_factor(self, optimizer: Optimizer, key: str, groups: Sequence[int]) -> Finding:
+        rate = optimizer.options.get("lr")
+        return self.finding(
+            f"{optimizer.type.rpartition('.')[2]} does not read {key!r} in"
+            f" {_symbols(optimizer.shown, groups)}: every group is stepped with"
+            f" {'the same lr' if rate is None else f'lr {rate:g}'}.",
+            site=optimizer.groups[groups[0]].site or optimizer.site,
+            symbol=f"{optimizer.shown}.param_groups[{groups[0]}][{key!r}]",
+            notes=[Note(f"{optimizer.shown} steps here", optimizer.steps[0].site)],
+            fix="give each group its own 'lr'",
+            severity=Severity.WARNING,
+            subject=optimizer.shown,
+        )
+
+
+def _differ(given: Any, real: Any, meant: str) -> bool:
+    """The option in force is another one than the one that was given, for certain or as good
+    as: values that are not known are None."""
+    if given is None or real is None:
+        return meant == "lr" and (given is None) != (real is None)
+    return bool(given != real) and _same_kind(given, real)
+
+
+def _set_at(world: World, optimizer: Optimizer, number: int, key: str) -> Site | None:
+    """The line that gives the key."""
+    group = optimizer.groups[number]
+    for event in world.of(program.RATE, optimizer):
+        if event.data["group"] is group and event.data["option"] == key:
+            return event.site
+    return group.site or optimizer.site
+
+
+def _is_unapplied(world: World, optimizer: Optimizer, key: str) -> bool:
+    """It steps with the constructor's rate in every group, and nobody changes a rate."""
+    builtin = optimizer.type.startswith("torch.optim.")
+    if not builtin or not optimizer.steps or optimizer.escaped or optimizer.open:
+        return False
+    if any(s.optimizer in (optimizer, None) for s in world.schedulers):
+        return False
+    if any(True for _ in world.of(program.RATE, optimizer)):
+        return False
+    factors = [group.options.get(key, 1) for group in optimizer.groups]
+    return not any("lr" in group.options for group in optimizer.groups) and any(
+        isinstance(f, (int, float)) and f != 1 for f in factors
+    )
 
 
 def _meant(key: str, options: Sequence[str]) -> str | None:

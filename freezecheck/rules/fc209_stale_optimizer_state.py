@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from freezecheck import account, gradients, held, leftover, program
 from freezecheck.finding import Finding, Severity, Site
+from freezecheck.program import Event, Optimizer, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Param, Snapshot, count, summarise
 from freezecheck.story import story
@@ -85,6 +87,11 @@ class StaleOptimizerState(Rule):
     the flag came back, and the state has seen more steps than there were since then. Frozen
     parameters with moments other than zero are seen in any snapshot.
 
+    In a text, the same order of events, for an optimizer that keeps moments for certain
+    (Adam and its kin, SGD with momentum), and that steps again afterwards. It is silent where
+    anything is done with `optimizer.state` in between, or the optimizer or the model is
+    handed to a call that is not understood.
+
     ## Limits
 
     Without a record, a parameter that was unfrozen again looks like one that was unfrozen
@@ -136,8 +143,7 @@ class StaleOptimizerState(Rule):
                 site=resumed[names[0]][0],
                 symbol=names[0],
                 notes=story(past, names, [optimizer.label]),
-                fix="drop their state when you freeze, optimizer.state.pop(p, None), or build a"
-                " new optimizer when you unfreeze",
+                fix=_REMEDY,
                 subject=(optimizer.label, *_models(now, [p for _, p in stale])),
             )
 
@@ -156,6 +162,67 @@ class StaleOptimizerState(Rule):
             severity=Severity.INFO,
             subject=(optimizer.label, *_models(now, kept)),
         )
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        for optimizer in world.optimizers:
+            if not optimizer.type.startswith("torch.optim.") or not leftover.has_moments(optimizer):
+                continue
+            found: dict[Site | None, list[program.Param]] = {}
+            until = None
+            for param in dict.fromkeys(held.members(optimizer)):
+                back = _unfrozen_again(world, optimizer, param)
+                if back is not None:
+                    found.setdefault(back[0].site, []).append(param)
+                    until = back[1]
+            for site, params in found.items():
+                one = account.verb(params) == "is"
+                models = dict.fromkeys(p.module.root.shown for p in params)
+                yield self.finding(
+                    f"{account.names(params)} {'was' if one else 'were'} trained, frozen and"
+                    f" unfrozen again. {optimizer.shown} kept {'its' if one else 'their'} moments,"
+                    " and applies them as if nothing had happened.",
+                    site=site,
+                    symbol=account.each(params)[0],
+                    notes=account.story(world, params, [optimizer], until),
+                    fix=_REMEDY,
+                    subject=(optimizer.shown, *models),
+                )
+
+
+_REMEDY = (
+    "drop their state when you freeze, optimizer.state.pop(p, None), or build a"
+    " new optimizer when you unfreeze"
+)
+
+
+def _unfrozen_again(
+    world: World, optimizer: Optimizer, param: program.Param
+) -> tuple[Event, Event] | None:
+    """The line that unfreezes a parameter again, with steps of the optimizer on it before it was
+    frozen and steps on others since then; and the first step afterwards."""
+    if len(param.writes) < 2:
+        return None
+    trained = rested = False
+    for event in world.events:
+        if event.kind == program.ESCAPE and leftover.concerns(event.subject, param, event.index):
+            return None
+        if event.kind == program.LOAD and event.subject is optimizer:
+            return None
+        if event.kind == program.ATTRIBUTE and event.subject is optimizer:
+            trained = rested = False
+        if event.kind != program.STEP or event.subject is not optimizer:
+            continue
+        flag = param.trains(event.index)
+        if flag is None or not optimizer.holds(param, event.index):
+            return None
+        if flag and rested:
+            line = param.written(event.index)
+            return (line, event) if line is not None else None
+        if flag:
+            gets = gradients.arrives(gradients.leading_to(world, optimizer, event), param)
+            trained = trained or gets is True
+        rested = rested or (trained and not flag)
+    return None
 
 
 def _resumed(past: Timeline, label: str) -> dict[str, tuple[Site | None, int]]:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from freezecheck import account, held, program
 from freezecheck.finding import Finding, Severity
+from freezecheck.program import Optimizer, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import FOREIGN, Param, Snapshot, count, summarise
 from freezecheck.story import story
@@ -58,7 +60,9 @@ class FrozenParametersInOptimizer(Rule):
     ## How it is found
 
     From the flags of the tensors in each group. Where a gradient is left on one of them,
-    FC206 says what moves.
+    FC206 says what moves. In a text, they are frozen at every step of the optimizer, beside
+    others that train; an optimizer of which something is unfrozen later holds it for that, and
+    is left alone.
 
     ## Limits
 
@@ -86,24 +90,66 @@ class FrozenParametersInOptimizer(Rule):
     def _about(self, now: Snapshot, past: Timeline, index: int, frozen: Sequence[Param]) -> Finding:
         optimizer = now.optimizers[index]
         names = [now.path(p.model, p.name) for p in frozen]
-        if optimizer.builtin:
-            harm = (
-                "Harmless while their gradient is None: the step passes over them. A gradient left"
-                " from before the freeze, or set to zero instead of None, would let weight decay"
-                " and momentum move them."
-            )
-        else:
-            harm = (
-                f"Whether {optimizer.class_name} passes over tensors whose gradient is None, as"
-                " PyTorch's own optimizers do, or decays them, depends on its step()."
-            )
+        harm = _harm(optimizer.builtin, optimizer.class_name)
         return self.finding(
             f"{count(len(names), 'frozen tensor')} ({sum(p.numel for p in frozen):,} parameters)"
             f" {'is' if len(names) == 1 else 'are'} in {optimizer.label}: {summarise(names)}. {harm}",
             site=optimizer.site,
             symbol=names[0],
             notes=story(past, names, [optimizer.label]),
-            fix="build the optimizer from the parameters that require grad, unless the others"
-            " are to be unfrozen later",
+            fix=_REMEDY,
             subject=(optimizer.label, *dict.fromkeys(now.models[p.model].label for p in frozen)),
         )
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        for optimizer in world.optimizers:
+            params = _always_frozen(world, optimizer)
+            if not params:
+                continue
+            builtin = optimizer.type.startswith("torch.optim.")
+            models = dict.fromkeys(p.module.root.shown for p in params)
+            yield self.finding(
+                f"{optimizer.shown} holds {account.names(params)} of {summarise(list(models))},"
+                f" which {account.verb(params)} frozen."
+                f" {_harm(builtin, optimizer.type.rpartition('.')[2])}",
+                site=optimizer.site,
+                symbol=account.each(params)[0],
+                notes=account.story(world, params, [optimizer]),
+                fix=_REMEDY,
+                subject=(optimizer.shown, *models),
+            )
+
+
+_REMEDY = (
+    "build the optimizer from the parameters that require grad, unless the others"
+    " are to be unfrozen later"
+)
+
+
+def _harm(builtin: bool, kind: str) -> str:
+    if builtin:
+        return (
+            "Harmless while their gradient is None: the step passes over them. A gradient left"
+            " from before the freeze, or set to zero instead of None, would let weight decay"
+            " and momentum move them."
+        )
+    return (
+        f"Whether {kind} passes over tensors whose gradient is None, as"
+        " PyTorch's own optimizers do, or decays them, depends on its step()."
+    )
+
+
+def _always_frozen(world: World, optimizer: Optimizer) -> list[program.Param]:
+    """What it holds and never trains, beside others that it does; nothing where something
+    that it holds is unfrozen later."""
+    uses = [use.index for use in held.moments(world, optimizer)]
+    if not uses:
+        return []
+    own = [*held.members(optimizer, uses[0])]
+    flags = {p.id: {p.trains(use) for use in uses} for p in own}
+    if any(flags[p.id] == {True, False} for p in own) or not any(
+        flags[p.id] == {True} for p in own
+    ):
+        return []
+    last = world.events[uses[-1]]
+    return [p for p in own if flags[p.id] == {False} and not held.is_gone(world, p, last)]
