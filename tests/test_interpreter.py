@@ -333,10 +333,9 @@ def test_it_computes_what_python_computes(lines):
     finally:
         del calls.EFFECTS["reveal"]
     if names and found.complete:
-        assert len(told) >= 1
-        for args in told[:1]:
-            for value, name in zip(args, "abc"):
-                assert agrees(value, names[name]), (name, shown(value), names[name])
+        real = [names[name] for name in "abc"]
+        # What is not known (are two lists equal?) may go either way: one of them is the real one.
+        assert any(all(map(agrees, args, real)) for args in told), (told, real)
 
 
 def agrees(value: Any, real: Any) -> bool:
