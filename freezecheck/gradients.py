@@ -27,7 +27,14 @@ def passes(param: Param, called: Iterable[Module]) -> bool:
     """The parameter works where one of these modules is called: its own module, or one
     around it that calls its parts itself."""
     own = param.module
-    return any(module is own or (_is_opaque(module) and is_in(own, module)) for module in called)
+    return any(module is own or (_is_opaque(module) and _is_used(own, module)) for module in called)
+
+
+def _is_used(module: Module | None, outer: Module) -> bool:
+    """It is below `outer`, and in nothing that `outer` does not know of."""
+    while module is not None and module is not outer and not module.added:
+        module = module.parent
+    return module is outer
 
 
 def _is_opaque(module: Module) -> bool:

@@ -107,6 +107,7 @@ class Module:
     """
 
     __slots__ = (
+        "added",
         "architecture",
         "attributes",
         "batchnorm",
@@ -156,6 +157,7 @@ class Module:
         self.attributes: dict[str, Any] = {}  # anything else that was set on it
         self.architecture: Any = None  # its tree, where the library's is known
         self.cls: Any = None  # the file's own class
+        self.added = False  # under a name that its parent's class, a library's, does not know
         self.born: bool | None = True  # whether it was in train mode when it was made
         self.modes: list[Event] = []  # MODE events that reached it, oldest first
         self.escaped: Event | None = None  # the first time it was handed to something unknown

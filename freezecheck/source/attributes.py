@@ -342,6 +342,8 @@ def put(m: Machine, target: Any, owner: Module, name: str, value: Module) -> Non
     if old is not None:
         _leave(old, value, event)
     owner.children[name] = value
+    library = owner.cls is None and not owner.open
+    value.added = library and old is None and owner.type.startswith(("torchvision.models.", "timm."))
     if value is not owner.root:
         value.parent, value.name, value.detached = owner, name, None
 
