@@ -279,11 +279,14 @@ def torchvision() -> Table:
 def timm() -> Table:
     table = Table()
     for name in zoo.timm_names():
-        plain, headed = zoo.timm_model(name), zoo.timm_model(name, num_classes=1000)
-        if plain is None or headed is None:
+        plain = zoo.timm_model(name)
+        if plain is None:
+            continue
+        headed = plain if plain.num_classes > 0 else zoo.timm_model(name, num_classes=1000)
+        headless = plain if plain.num_classes == 0 else zoo.timm_model(name, num_classes=0)
+        if headed is None:
             continue
         head = tuple(path for path in zoo.timm_head(headed) if at(headed, path) is not None)
-        headless = zoo.timm_model(name, num_classes=0)
         kinds = {"plain": plain, "headed": headed, "headless": headless}
         trees = {kind: tree(model, head) for kind, model in kinds.items() if model is not None}
         entry = table.model(name, head, **trees)

@@ -87,7 +87,7 @@ def test_where_torchvision_writes_a_builder(name: str) -> None:
     quantized = name.startswith("quantization.")
     short = f"quantized_{builder.__name__}" if quantized else builder.__name__
     assert listed(short) is builder
-    assert architectures.find(f"torchvision.{short}") is node
+    assert architectures.find(f"torchvision.models.{short}") is node
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,13 @@ _PARTS: dict[str, tuple[Any, ...]] = {
     "segmentation.deeplabv3.DeepLabHead": (2048, 5),
     "segmentation.fcn.FCNHead": (2048, 5),
 }
+_TIMM = """
+    beit cait coat convit convmixer convnext crossvit cspnet deit densenet dla dpn edgenext
+    efficientformer efficientnet ghostnet hrnet inception_resnet_v2 inception_v3 inception_v4 levit
+    maxxvit mlp_mixer mobilenetv3 mobilevit mvitv2 nasnet pit pnasnet pvt_v2 regnet res2net resnest resnet
+    resnetv2 rexnet senet sknet swin_transformer swin_transformer_v2 tnt tresnet twins vgg
+    vision_transformer vision_transformer_hybrid volo xception xception_aligned xcit
+""".split()
 
 
 @contextmanager
@@ -115,9 +122,11 @@ def torchvision_head(builder: Callable[..., nn.Module]) -> tuple[str, ...]:
 
 
 def timm_names() -> list[str]:
+    """The models of the families that are fine-tuned most, by the module they are in."""
     import timm
 
-    return timm.list_models()
+    found = [name for family in _TIMM for name in timm.list_models(module=family)]
+    return sorted({name for name in found if not name.startswith("test_")})
 
 
 def timm_model(name: str, **kwargs: Any) -> nn.Module | None:

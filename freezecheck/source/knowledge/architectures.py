@@ -172,7 +172,7 @@ def find(
 
     `builder` is its dotted name: `torchvision.models.resnet18`. These stand for a call:
 
-    - `torchvision.resnet18`: `torchvision.models.get_model("resnet18")`
+    - `torchvision.models.ssd300_vgg16`: `torchvision.models.get_model("ssd300_vgg16")`
     - `timm.resnet50.a1_in1k`: `timm.create_model("resnet50.a1_in1k")`
     - `transformers.BertModel`: `BertModel(BertConfig())`
     - `transformers.AutoModel:bert-base-uncased`: `AutoModel.from_pretrained("bert-base-uncased")`;
@@ -209,6 +209,12 @@ def head(builder: str) -> tuple[str, ...]:
     """
     found = _entry(builder)
     return tuple(found[1].get("head", ())) if found is not None else ()
+
+
+def pretrained(builder: str) -> bool:
+    """Whether it asks for trained weights of a backbone of itself."""
+    found = _entry(builder)
+    return bool(found and found[1].get("pretrained", False))
 
 
 def base(builder: str) -> str:
@@ -252,15 +258,17 @@ def _entry(builder: str) -> Entry | None:
 
 
 def _torchvision(library: Library, rest: str) -> Entry | None:
-    short = rest.rpartition(".")[2]
-    if rest.startswith("models."):
-        # models.detection.faster_rcnn.fasterrcnn_resnet50_fpn is shown above, too.
-        group = next((g + "." for g in _GROUPS if rest.startswith(f"models.{g}.")), "")
-        names = [rest.removeprefix("models."), group + short]
-    elif short.startswith("quantized_"):
-        names = ["quantization." + short.removeprefix("quantized_")]
-    else:
-        names = [short, *(f"{group}.{short}" for group in _GROUPS[:-1])]
+    path = rest.removeprefix("models.")
+    short = path.rpartition(".")[2]
+    # detection.faster_rcnn.fasterrcnn_resnet50_fpn is shown as detection.fasterrcnn_..., too;
+    # `get_model` and the hub take the last part alone.
+    group = next((g for g in _GROUPS if path.startswith(f"{g}.")), "")
+    names = [path, f"{group}.{short}" if group else short]
+    if path == short:
+        names += [f"{group}.{short}" for group in _GROUPS[:-1]]
+        names += ["quantization." + short.removeprefix("quantized_")] * short.startswith(
+            "quantized_"
+        )
     return next(((library, library.models[n], "") for n in names if n in library.models), None)
 
 

@@ -7,8 +7,19 @@ from typing import Any
 from freezecheck.source.knowledge import architectures
 from freezecheck.source.knowledge.architectures import Node
 
-_HUB = {"pytorch/vision": "torchvision.models", "rwightman/pytorch-image-models": "timm"}
-_UNKNOWN = object()
+_HUB = {
+    "pytorch/vision": "torchvision.models",
+    "rwightman/pytorch-image-models": "timm",
+    "huggingface/pytorch-image-models": "timm",
+}
+# Arguments that leave the tree as it is, but for weights and classes, which are looked at.
+_SAME_TREE = frozenset(
+    """weights pretrained progress num_classes weights_backbone pretrained_backbone model_name name
+    model repo_or_dir source force_reload trust_repo verbose skip_validation checkpoint_path
+    cache_dir in_chans img_size image_size drop_rate drop_path_rate dropout attention_dropout
+    stochastic_depth_prob zero_init_residual replace_stride_with_dilation transform_input
+    init_weights min_size max_size image_mean image_std scriptable exportable""".split()
+)
 
 
 class Built:
@@ -30,51 +41,70 @@ class Built:
 
 def find(name: str, given: Any) -> Built | None:
     """What calling `name` with these arguments (a `calls.Call`) builds; None: nothing known."""
-    builder, first = name, 0
-    if name == "timm.create_model" or (name.endswith(".create_model") and name.startswith("timm")):
-        builder, first = f"timm.{given.get(0, 'model_name')}", 1
-    elif name == "torchvision.models.get_model":
-        builder, first = f"torchvision.models.{given.get(0, 'name')}", 1
-    elif name == "torch.hub.load":
-        home = next(
-            (h for k, h in _HUB.items() if str(given.get(0, "repo_or_dir")).startswith(k)), None
-        )
-        if home is None:
+    builder, first = _builder(name, given)
+    known = architectures.find(builder) if builder.startswith(("torchvision.", "timm.")) else None
+    if known is None:
+        if name != "timm.create_model":
             return None
-        builder, first = f"{home}.{given.get(1, 'model')}", 2
-    elif name.startswith("torchvision.models") and name.rpartition(".")[2][:1].isupper():
-        return None
-    node = architectures.find(builder)
-    short = builder.rpartition(".")[2]
-    if node is None and name != "timm.create_model":
-        return None
-    if node is not None and not builder.startswith(("torchvision.", "timm.")):
-        return None
+        builder = f"timm.{builder.rpartition('.')[2]}"
+    weights, backbone = _weights(given, first), _backbone(builder, given)
+    if builder.rpartition(".")[2][:1].isupper():  # a class, such as FastRCNNPredictor
+        weights = backbone = False
     options = {}
     classes = given.keywords.get("num_classes")
     if isinstance(classes, int):
         options["num_classes"] = classes
-    return Built(
-        f"{builder}" if node is not None else f"timm.{short}",
-        node,
-        _pretrained(builder, given, first),
-        options,
-    )
+    node = None
+    if known is not None and not given.open and given.keywords.keys() <= _SAME_TREE:
+        node = _tree(builder, given, weights, backbone)
+    pretrained = True if weights or backbone else None if None in (weights, backbone) else False
+    return Built(builder, node, pretrained, options)
 
 
-def _pretrained(builder: str, given: Any, first: int) -> bool | None:
+def _builder(name: str, given: Any) -> tuple[str, int]:
+    """The builder that a call names, and where its own arguments start."""
+    if name.startswith("timm") and name.endswith(".create_model"):
+        return f"timm.{given.get(0, 'model_name')}", 1
+    if name == "torchvision.models.get_model":
+        return f"torchvision.models.{given.get(0, 'name')}", 1
+    if name == "torch.hub.load":
+        source = str(given.get(0, "repo_or_dir"))
+        home = next((library for start, library in _HUB.items() if source.startswith(start)), "")
+        return f"{home}.{given.get(1, 'model')}", 2
+    return name, 0
+
+
+def _tree(builder: str, given: Any, weights: bool | None, backbone: bool | None) -> Node | None:
+    """The tree, unless it depends on an argument that is not known."""
+    classes = None
+    if builder.startswith("timm.") and "num_classes" in given.keywords:
+        classes = given.keywords["num_classes"] != 0  # one that is not known is hardly 0
+    nodes = [
+        architectures.find(builder, weights=w, backbone=b, classes=classes)
+        for w in ((True, False) if weights is None else (weights,))
+        for b in ((True, False) if backbone is None else (backbone,))
+    ]
+    return nodes[0] if all(node is nodes[0] for node in nodes) else None
+
+
+def _weights(given: Any, first: int) -> bool | None:
     """Whether the call asks for trained weights; None if that is not known."""
-    for key in ("weights", "pretrained", "weights_backbone", "checkpoint_path"):
-        value = given.keywords.get(key, _UNKNOWN)
-        if value is _UNKNOWN or (key == "weights_backbone" and value is None):
-            continue
-        return _asks(value)
-    if len(given.args) > first:
-        return _asks(given.args[first])
-    if given.open:
-        return None
-    # Detection and segmentation builders load a trained backbone unless told not to.
-    return builder.startswith(("torchvision.models.detection", "torchvision.models.segmentation"))
+    asked = [
+        given.keywords[k]
+        for k in ("weights", "pretrained", "checkpoint_path")
+        if k in given.keywords
+    ]
+    asked += given.args[first : first + 1]
+    answers = [_asks(value) for value in asked]
+    return True if True in answers else None if None in answers or given.open else False
+
+
+def _backbone(builder: str, given: Any) -> bool | None:
+    """Whether it asks for a trained backbone: detection and segmentation builders may of themselves."""
+    for key in ("weights_backbone", "pretrained_backbone"):
+        if key in given.keywords:
+            return _asks(given.keywords[key])
+    return architectures.pretrained(builder)
 
 
 def _asks(value: Any) -> bool | None:
