@@ -82,7 +82,7 @@ def at(world: World, optimizer: Optimizer, group: Group, event: Event) -> float 
     (scheduler, *more) = driving
     if more or any(_sets(e, group) for e in world.of(RATE, optimizer) if e.index < event.index):
         return None
-    count = times(world, scheduler.steps, event)
+    count = times(world, scheduler.steps, scheduler.event, event)
     return None if count is None else after(scheduler, rate, count)
 
 
@@ -233,49 +233,45 @@ def stepped(world: World, param: Param, before: int) -> Event | None:
     )
 
 
-def times(world: World, events: Iterable[Event], before: Event | None = None) -> int | None:
-    """How often something would have been done (before an event), every pass of every loop
-    counted; None if that is not certain."""
+def times(
+    world: World, events: Iterable[Event], since: Event | None, before: Event | None = None
+) -> int | None:
+    """How often something would have been done since an event (and before another), every pass
+    of every loop counted; None if that is not certain."""
     places: dict[Any, list[Event]] = {}
+    around = since.loops if since is not None else ()
     for event in events:
         if before is None or event.index < before.index:
+            if event.loops[: len(around)] != around:
+                return None  # made in a loop, and used in a later pass of it
             lines = tuple(line for line, _ in event.loops)
             places.setdefault((event.site, event.stack, lines), []).append(event)
-    total = 0
-    for (_, stack, lines), found in places.items():
-        count = _times(world, found, stack, lines, before)
-        if count is None:
-            return None
-        total += count
-    return total
+    if before is not None and before.loops[: len(around)] != around:
+        return None
+    counts = [_times(world, found, len(around), before) for found in places.values()]
+    return None if None in counts else sum(count or 0 for count in counts)
 
 
-def _times(
-    world: World,
-    found: list[Event],
-    stack: tuple[Any, ...],
-    lines: tuple[int, ...],
-    before: Event | None,
-) -> int | None:
+def _times(world: World, found: list[Event], depth: int, before: Event | None) -> int | None:
+    """The same, of one place; `depth` loops around it are in their first and only pass."""
+    if not always(world, found, depth, before):
+        return None
+    lengths = [world.lengths.get(line) for line, _ in found[0].loops[depth:]]
     shared: list[int] = []
     if before is not None:
-        for line, (other, number) in zip(lines, before.loops):
+        for (line, _), (other, number) in zip(found[0].loops[depth:], before.loops[depth:]):
             if line != other:
                 break
             shared.append(number)
-        alike = all(one == other for one, other in zip(stack, before.stack))
-        if shared and not alike:
+        if shared and any(one != other for one, other in zip(found[0].stack, before.stack)):
             return None
-    if not _always(world, found, lines, before):
-        return None
-    lengths = [world.lengths.get(line) for line in lines]
     total = 0
     for level, number in enumerate(shared):
         inner = _product(lengths[level + 1 :])
         if number and inner is None:
             return None
         total += number * (inner or 0)
-    here = any([n for _, n in e.loops][: len(shared)] == shared for e in found)
+    here = any([n for _, n in e.loops[depth:]][: len(shared)] == shared for e in found)
     if here or before is None:
         inner = _product(lengths[len(shared) :])
         if inner is None:
@@ -293,15 +289,19 @@ def _product(lengths: Sequence[int | str | None]) -> int | None:
     return product
 
 
-def _always(world: World, found: list[Event], lines: tuple[int, ...], before: Event | None) -> bool:
+def always(
+    world: World, found: Sequence[Event], depth: int = 0, before: Event | None = None
+) -> bool:
     """It was done in every pass that was gone through, but perhaps the one of `before`."""
     done = {e.loops for e in found}
-    current = before.loops if before is not None else ()
+    first = found[0].loops
+    lines = [line for line, _ in first]
+    current = before.loops[: len(lines)] if before is not None else None
     for event in world.events:
         if before is not None and event.index >= before.index:
             break
-        if tuple(line for line, _ in event.loops[: len(lines)]) == lines:
-            loops = event.loops[: len(lines)]
-            if loops not in done and loops != current[: len(lines)]:
-                return False
+        loops = event.loops[: len(lines)]
+        inside = loops[:depth] == first[:depth] and [line for line, _ in loops] == lines
+        if inside and loops not in done and loops != current:
+            return False
     return True

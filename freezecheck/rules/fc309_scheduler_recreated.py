@@ -207,7 +207,7 @@ class SchedulerRecreated(Rule):
             return None
         if any(e.index < built.index for e in world.of(RATE, optimizer)):
             return None
-        if stated_rates.times(world, first.steps, built) != end:
+        if stated_rates.times(world, first.steps, first.event, built) != end:
             return None
         return self.finding(
             f"CosineAnnealingLR is built where an earlier schedule on {optimizer.shown} has ended,"
