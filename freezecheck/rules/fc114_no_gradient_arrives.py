@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from freezecheck import account, flow
 from freezecheck.finding import Finding, Note, Severity, Site
+from freezecheck.program import Optimizer, Param, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Param, Snapshot, count, summarise
 from freezecheck.timeline import BACKWARD, Timeline
@@ -98,13 +100,20 @@ class NoGradientArrives(Rule):
 
     ## How it is found
 
-    In a recorded run only, since it is the user's own backward that counts. The order in
-    which the modules ran tells a graph that was cut (everything before the cut is
-    without gradient) from a branch that the loss does not use.
+    In a recorded run it is the user's own backward that counts. The order in which the
+    modules ran tells a graph that was cut (everything before the cut is without gradient)
+    from a branch that the loss does not use.
+
+    In a text, each tensor is followed from the module that it comes out of to the loss on
+    which `backward()` is called, through `no_grad` blocks, `detach()`, `.data`, `.item()` and
+    `numpy()`. What an optimizer holds that trains is reported if, since the step before, all
+    of its forward passes lie behind such a cut. A loss that is not known to come out of them,
+    a method of a library that may run them too, and gradients that the program sets itself
+    make it silent.
 
     ## Limits
 
-    A branch that takes no part in this step's loss (a pooler, an expert that was not
+    A text does not show that a branch is left out of a loss. A branch that takes no part in this step's loss (a pooler, an expert that was not
     routed to) is often meant so, and is an info.
 
     ## References
@@ -133,6 +142,39 @@ class NoGradientArrives(Rule):
             unused = [p for p in without if p.called in ("beside", "never")]
             if unused:
                 yield self._unused(now, index, unused, past)
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        for optimizer in world.optimizers:
+            told: dict[tuple[Site | None, Site], flow.Lost] = {}
+            for backward, _, lost in flow.without_gradient(world, optimizer):
+                for param, (passed, site) in lost.items():
+                    told.setdefault((backward.site, site), {})[param] = (passed, site)
+            for (place, site), lost in told.items():
+                yield self._behind(world, optimizer, place, site, lost)
+
+    def _behind(
+        self, world: World, optimizer: Optimizer, place: Site | None, site: Site, lost: flow.Lost
+    ) -> Finding:
+        params: list[Param] = list(lost)
+        quiet = any(not passed.grad for passed, _ in lost.values())
+        cause = (
+            "they run under no_grad()" if quiet else "the graph is cut between them and the loss"
+        )
+        names = account.each(params)
+        return self.finding(
+            f"{account.names(params)} of {params[0].module.root.shown}"
+            f" {account.verb(params)} trainable and in {optimizer.shown}, but no gradient arrives:"
+            f" {cause}. The optimizer passes over them.",
+            site=place,
+            symbol=names[0],
+            notes=[
+                *account.story(world, params, [optimizer]),
+                Note("no gradient gets past here", site),
+            ],
+            fix="remove what cuts the graph, or, if they are meant to stay, freeze them and"
+            " leave them out of the optimizer",
+            subject=params[0].module.root.shown,
+        )
 
     def _cut(
         self, now: Snapshot, model: int, cut: list[Param], cause: str, past: Timeline

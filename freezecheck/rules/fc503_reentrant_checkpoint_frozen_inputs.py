@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from freezecheck import account, flow, program
 from freezecheck.finding import Finding, Note, Severity
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Param, Snapshot, count, summarise
@@ -85,6 +86,11 @@ class ReentrantCheckpointFrozenInputs(Rule):
     Where the checkpointed function does not show its module, those count whose modules ran
     only under `no_grad`.
 
+    In a text: all that goes into a reentrant checkpoint is known not to require grad (batches
+    out of a loop, tensors made without it, what comes out of frozen modules that were given
+    such), and what ran in it trains and is in an optimizer that steps. An input of which
+    nothing is known makes it silent.
+
     ## Limits
 
     Blocks whose inputs require grad from the second step on are judged by the first.
@@ -122,6 +128,35 @@ class ReentrantCheckpointFrozenInputs(Rule):
                 " requires_grad_() on the first input",
                 subject=model.label,
             )
+
+    def in_source(self, world: program.World) -> Iterator[Finding]:
+        dark = {
+            passed.index: event
+            for event in world.of(program.CHECKPOINT)
+            for passed in event.data.get("lost", ())
+        }
+        for optimizer in world.optimizers if dark else ():
+            told: dict[int, tuple[program.Event, list[program.Param]]] = {}
+            for _, _, lost in flow.without_gradient(world, optimizer):
+                for param, (passed, site) in lost.items():
+                    event = dark.get(passed.index)
+                    if event is not None and event.site == site:
+                        told.setdefault(event.site.line, (event, []))[1].append(param)
+            for event, params in told.values():
+                params = list(dict.fromkeys(params))
+                names = account.each(params)
+                yield self.finding(
+                    f"{account.names(params)} of {params[0].module.root.shown}"
+                    f" {account.verb(params, 'runs', 'run')} inside a reentrant checkpoint none of"
+                    " whose inputs requires grad: its output has no history, and no gradient"
+                    " arrives in it.",
+                    site=event.site,
+                    symbol=names[0],
+                    notes=account.story(world, params, [optimizer]),
+                    fix="pass use_reentrant=False, or call enable_input_require_grads() /"
+                    " requires_grad_() on the first input",
+                    subject=params[0].module.root.shown,
+                )
 
 
 def _around(now: Snapshot, param: Param, entered: list[Event]) -> Event | None:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from freezecheck import program
 from freezecheck.finding import Finding, Severity
 from freezecheck.rule import Rule
+from freezecheck.source.values import Tensor
 from freezecheck.timeline import LOSS, Event, Timeline
 
 
@@ -83,6 +85,10 @@ class LossGetsWrongInput(Rule):
     The first training call of each loss function is looked at: which activation made its
     input, as autograd has it, and whether its rows are non-negative and sum to 1.
 
+    In a text: what is handed to a loss comes straight from a softmax, a sigmoid, or a
+    `Linear` layer, be it the last of a `Sequential` or at the end of a `forward`, and is at
+    most moved or reshaped on the way. Losses under `no_grad` are passed over.
+
     ## Limits
 
     A loss written by hand is not seen, nor a function's later calls.
@@ -105,6 +111,50 @@ class LossGetsWrongInput(Rule):
                 message, fix = found
                 yield self.finding(message, site=event.site, symbol=event.value, fix=fix)
 
+    def in_source(self, world: program.World) -> Iterator[Finding]:
+        told = set()
+        for event in world.of(program.LOSS):
+            given = event.data.get("input")
+            name = _NAMES.get(event.value, event.value)
+            if not event.grad or not isinstance(given, Tensor) or (event.site, name) in told:
+                continue
+            found = _TEXTS.get(name, _nothing)(given)
+            if found is not None:
+                told.add((event.site, name))
+                message, fix = found
+                yield self.finding(message, site=event.site, symbol=name, fix=fix)
+
+
+# Of a text: names of layers that are functions, too.
+_NAMES = {
+    "CrossEntropyLoss": "cross_entropy",
+    "NLLLoss": "nll_loss",
+    "BCEWithLogitsLoss": "binary_cross_entropy_with_logits",
+}
+
+
+def _cross_entropy_in_text(given: Tensor) -> tuple[str, str] | None:
+    last = [m for m in given.through if m.builder == "Linear"][-1:]
+    if given.made == "linear" and last and last[0].options.get("out_features") == 1:
+        return _ONE_SCORE
+    if given.made not in ("softmax", "sigmoid"):
+        return None
+    what = "the output of a sigmoid" if given.made == "sigmoid" else "probabilities"
+    return (
+        f"cross_entropy is given {what}, but applies a softmax itself: the loss cannot come near"
+        " 0, and its gradients are small.",
+        f"leave out the {given.made} and give it the raw scores",
+    )
+
+
+def _nll_in_text(given: Tensor) -> tuple[str, str] | None:
+    what = {"softmax": "probabilities", "linear": "raw scores"}.get(given.made)
+    return _not_log(what) if what is not None else None
+
+
+def _with_logits_in_text(given: Tensor) -> tuple[str, str] | None:
+    return _twice(given.made) if given.made in ("softmax", "sigmoid") else None
+
 
 def _classes(event: Event) -> int:
     shape = event.data["shape"]
@@ -116,18 +166,37 @@ def _rows(event: Event) -> int:
     return math.prod(shape) // max(1, _classes(event))
 
 
-def _nothing(event: Event) -> None:
+_ONE_SCORE = (
+    "cross_entropy is given one score a sample. The softmax over a single class is"
+    " always 1, so that the loss is 0 and nothing is learnt.",
+    "give the model one output a class, or use binary_cross_entropy_with_logits",
+)
+
+
+def _not_log(what: str) -> tuple[str, str]:
+    return (
+        f"nll_loss is given {what}, but wants log-probabilities: it only negates and averages its"
+        " input, so that the loss is no likelihood and goes below 0.",
+        "use cross_entropy on the raw scores, or log_softmax before nll_loss",
+    )
+
+
+def _twice(made: str) -> tuple[str, str]:
+    return (
+        f"binary_cross_entropy_with_logits is given the output of a {made}, but"
+        " applies a sigmoid itself: no prediction can leave the range from 0.5 to 0.73.",
+        f"leave out the {made} and give it the raw scores",
+    )
+
+
+def _nothing(event: object) -> None:
     return None
 
 
 def _cross_entropy(event: Event) -> tuple[str, str] | None:
     classes, made = _classes(event), event.data.get("made")
     if classes == 1:
-        return (
-            "cross_entropy is given one score a sample. The softmax over a single class is"
-            " always 1, so that the loss is 0 and nothing is learnt.",
-            "give the model one output a class, or use binary_cross_entropy_with_logits",
-        )
+        return _ONE_SCORE
     summing = event.data["looks"] == "probabilities" and _rows(event) > 1
     if made not in ("softmax", "sigmoid") and not summing:
         return None
@@ -144,26 +213,21 @@ def _nll(event: Event) -> tuple[str, str] | None:
     if event.data["looks"] == "log-probabilities" or not event.data.get("high", 0) > 0.01:
         return None
     what = "probabilities" if event.data["looks"] == "probabilities" else "raw scores"
-    return (
-        f"nll_loss is given {what}, but wants log-probabilities: it only negates and averages its"
-        " input, so that the loss is no likelihood and goes below 0.",
-        "use cross_entropy on the raw scores, or log_softmax before nll_loss",
-    )
+    return _not_log(what)
 
 
 def _with_logits(event: Event) -> tuple[str, str] | None:
     made = event.data.get("made")
-    if made not in ("softmax", "sigmoid"):
-        return None
-    return (
-        f"binary_cross_entropy_with_logits is given the output of a {made}, but"
-        " applies a sigmoid itself: no prediction can leave the range from 0.5 to 0.73.",
-        f"leave out the {made} and give it the raw scores",
-    )
+    return _twice(made) if made in ("softmax", "sigmoid") else None
 
 
 _LOSSES = {
     "cross_entropy": _cross_entropy,
     "nll_loss": _nll,
     "binary_cross_entropy_with_logits": _with_logits,
+}
+_TEXTS = {
+    "cross_entropy": _cross_entropy_in_text,
+    "nll_loss": _nll_in_text,
+    "binary_cross_entropy_with_logits": _with_logits_in_text,
 }

@@ -37,6 +37,12 @@ QUIET = re.compile(
     r"|assert|check|test_|get_lr|debug|visual|info|writer|hash|size|len|memory|names?$|seed|type"
     r"|tqdm|add_graph|export|str|format|hook|loss|criterion|metric|accuracy|append|item|stat"
 )
+# Methods of libraries' modules that are forward passes, and those that may change the module.
+FORWARDS = re.compile(r"forward_|encode_|extract_|get_\w+_features$|embed_|compute_loss$")
+CHANGES = re.compile(
+    r"freez|frozen|train|grad|adapter|lora|quant|reset|replace|resize|prun|prepare|fuse|merge|inject"
+    r"|load|set_|add_|init|tie_"
+)
 LOOKS = re.compile(r"eval|valid|test|predict|infer|score|generate|sample|embed|encode|extract")
 
 
@@ -307,7 +313,9 @@ def unknown(m: Machine, function: Any, given: Call) -> Any:
     name = called(function, given.node)
     things = list(dict.fromkeys(t for value in given.all() for t in _things(value)))
     if isinstance(function, Method):
-        things += [t for t in _things(function.owner) if not isinstance(function.owner, Module)]
+        if isinstance(function.owner, Module):
+            return _of_module(m, function.owner, name, given)
+        things += _things(function.owner)
     if things and not QUIET.search(name.lower()):
         if not LOOKS.search(name.lower()):
             m.misunderstood(given.node)
@@ -329,6 +337,25 @@ def unknown(m: Machine, function: Any, given: Call) -> Any:
     if not all(is_constant(a) or isinstance(a, (Unknown, Library)) for a in given.all()):
         key += m.spot(given.node)
     return Unknown(key)
+
+
+def _of_module(m: Machine, owner: Module, name: str, given: Call) -> Any:
+    """A method of a module that is a library's own."""
+    from freezecheck.source import forward
+
+    if FORWARDS.match(name):
+        return forward.use(m, owner, given)
+    m.event(program.USE, given.node, owner, value=name)
+    if CHANGES.search(name):
+        escape(m, owner, given.node, name)
+    for thing in dict.fromkeys(t for value in given.all() for t in _things(value)):
+        escape(m, thing, given.node, name)
+    found = forward.tensors(given)
+    if found:
+        result = joined(found, loss="loss" in name.lower())
+        result.cut, result.needs = "", None
+        return result
+    return Unknown(f"<module {owner.id}>.{name}(){m.spot(given.node)}")
 
 
 def called(function: Any, node: Any) -> str:

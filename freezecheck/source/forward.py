@@ -13,7 +13,7 @@ from freezecheck.source.values import Dict, Function, List, Tensor, Unknown, any
 
 # What a layer makes that losses care about; "linear": raw scores.
 _MAKES = {
-    "Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid",
+    "Softmax": "softmax", "Softmax2d": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid",
     "LogSigmoid": "log_sigmoid", "Linear": "linear", "LazyLinear": "linear",
 }  # fmt: skip
 _SAME = ("Identity", "Dropout", "Flatten")  # they pass on what they are given, or nearly so
@@ -28,10 +28,8 @@ def run(m: Machine, module: Module, given: Call) -> Any:
     if isinstance(result, (tuple, List, Dict)) and result:
         event.data["result"] = result
         return result
-    inputs = [result] if isinstance(result, Tensor) else tensors(given)
-    out = _through(m, module, event, inputs, given)
-    if isinstance(result, Tensor):
-        out.made = result.made
+    out = _followed(m, module, event, result) if isinstance(result, Tensor) else None
+    out = out or _through(m, module, event, tensors(given), given)
     event.data["result"] = out
     return out
 
@@ -61,6 +59,19 @@ def _inside(m: Machine, module: Module, given: Call) -> Any:
     return None
 
 
+def _followed(m: Machine, module: Module, event: Event, result: Tensor) -> Tensor:
+    """What comes out of a module whose own `forward` was run."""
+    assert event.site is not None
+    out = joined([result], made=result.made)
+    out.through = tuple(dict.fromkeys((*out.through, module)))
+    out.param, out.copy = result.param, result.copy
+    if out.cut:
+        out.lost[event] = event.site
+    else:
+        out.live = (*out.live, event)
+    return out if m.grad else out.severed("no_grad", event.site)
+
+
 def _through(m: Machine, module: Module, event: Event, inputs: list[Tensor], given: Call) -> Tensor:
     """What comes out of a module, given what went into it."""
     out = joined(inputs)
@@ -68,6 +79,7 @@ def _through(m: Machine, module: Module, event: Event, inputs: list[Tensor], giv
     out.made = _MAKES.get(module.builder, "")
     if module.builder.rstrip("123d") in _SAME and len(inputs) == 1:
         out.made = inputs[0].made
+    event.data["whole"] = True  # all of it ran, as far as is known
     weights = any_of(param.trainable for param in module.parameters())
     out.live = (*out.live, event)
     out.needs = any_of((weights, *(requires(m, value) for value in given.all())))

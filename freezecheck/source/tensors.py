@@ -14,9 +14,8 @@ from freezecheck.source.values import Iterator, Tensor, Unknown, joined
 
 _CUTS = ("detach", "detach_", "item", "numpy", "tolist")
 # Methods after which the values are still those that an activation or a layer made.
-_SAME = frozenset(
-    "to cuda cpu float half double bfloat16 contiguous clone squeeze view reshape flatten".split()
-)
+_SAME = frozenset("to cuda cpu float half double bfloat16 contiguous clone".split())
+_SHAPED = _SAME | frozenset("squeeze unsqueeze view reshape flatten transpose permute".split())
 _TYPES = ("half", "double", "bfloat16", "float16", "float64")
 _MADE_HERE = (
     "randn rand randint zeros ones empty full arange linspace tensor as_tensor from_numpy eye"
@@ -105,7 +104,8 @@ def method(m: Machine, owner: Any, name: str, given: Call) -> Any:
         return Unknown(m.spot(given.node))
     if name == "copy_" and owner.param is not None:
         attributes.filled(owner.param)
-    result = joined([owner, *tensors(given)], made=owner.made if name in _SAME else "")
+    kept = name in _SAME or (name in _SHAPED and owner.made != "linear")
+    result = joined([owner, *tensors(given)], made=owner.made if kept else "")
     result.param, result.copy = owner.param, owner.copy
     if owner.made == "parameter" and _moves(name, given):
         result.made, result.copy = "", "parameter"
