@@ -75,6 +75,12 @@ def verb(params: Iterable[Param], one: str = "is", more: str = "are") -> str:
     return one if len(each(params)) == 1 else more
 
 
+def _is_put(event: Event) -> bool:
+    """A module takes the place of another, or is added to a model that was complete."""
+    complete = event.data["old"] is not None or not event.data.get("building")
+    return complete and isinstance(event.data["new"], Module)
+
+
 def story(
     world: World,
     params: Sequence[Param] = (),
@@ -105,7 +111,7 @@ def story(
             if common:
                 verb = "unfrozen here" if event.value else "frozen here"
                 told.setdefault((verb, event.site), []).extend(common)
-        elif event.kind == REPLACE and isinstance(event.data["new"], Module):
+        elif event.kind == REPLACE and _is_put(event):
             common = [p for p in event.data["new"].parameters() if p.id in chosen]
             if common:
                 told.setdefault(("put in place here", event.site), []).extend(common)

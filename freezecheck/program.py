@@ -20,7 +20,8 @@ from freezecheck.finding import Site
 # Kinds of events; those of `timeline.py` that exist here too have the same names.
 FLAG = "flag"  # requires_grad of `params` set to `value` (None: to something unknown)
 MODE = "mode"  # train() / eval() of module `subject`; data: "norms" (its BatchNorm layers alone)
-REPLACE = "replace"  # child `data["name"]` of `subject`: `data["old"]` gave way to `data["new"]`
+REPLACE = "replace"  # child `data["name"]` of `subject`: `data["old"]` (or None) gave way to
+# `data["new"]`; data: "building" (in the constructor of a module)
 OPTIMIZER = "optimizer"  # `subject` was built
 GROUP = "group"  # `data["group"]` was added to optimizer `subject`
 SCHEDULER = "scheduler"  # `subject` was built
@@ -28,7 +29,7 @@ WRAP = "wrap"  # module `subject` wrapped; value: "DistributedDataParallel", ...
 LOAD = "load"  # load_state_dict of `subject` (module, optimizer, scheduler)
 ATTRIBUTE = "attribute"  # data["attribute"] of `subject` (any value) set to `value`
 STATEMENT = "statement"  # an expression statement without effect; value: its text
-PATTERN = "pattern"  # a test on names decided: see data
+PATTERN = "pattern"  # a loop tests names of `subject`; value: pattern.Chain; data: "norms"
 FORWARD = "forward"  # module `subject` called; data: "grad" (autograd on), "result"
 LOSS = "loss"  # a loss computed; value: its name
 BACKWARD = "backward"

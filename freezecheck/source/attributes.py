@@ -338,7 +338,9 @@ def put(m: Machine, target: Any, owner: Module, name: str, value: Module) -> Non
     inherited = owner.open and old is None and owner.cls is None
     if inherited:
         old = structure.carve(m, owner, name)
-    event = m.event(program.REPLACE, target, owner, name=name, old=old, new=value)
+    event = m.event(
+        program.REPLACE, target, owner, name=name, old=old, new=value, building=bool(m.building)
+    )
     if old is not None:
         _leave(old, value, event)
     owner.children[name] = value
