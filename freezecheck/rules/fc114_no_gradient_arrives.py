@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from freezecheck import account, flow
 from freezecheck.finding import Finding, Note, Severity, Site
-from freezecheck.program import Optimizer, Param, World
+from freezecheck.program import Optimizer, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Param, Snapshot, count, summarise
 from freezecheck.timeline import BACKWARD, Timeline
@@ -155,25 +155,24 @@ class NoGradientArrives(Rule):
     def _behind(
         self, world: World, optimizer: Optimizer, place: Site | None, site: Site, lost: flow.Lost
     ) -> Finding:
-        params: list[Param] = list(lost)
+        params = list(lost)
+        where = params[0].module.root.shown
         quiet = any(not passed.grad for passed, _ in lost.values())
-        cause = (
-            "they run under no_grad()" if quiet else "the graph is cut between them and the loss"
-        )
-        names = account.each(params)
+        cause = f"{account.verb(params, 'it runs', 'they run')} under no_grad()"
         return self.finding(
-            f"{account.names(params)} of {params[0].module.root.shown}"
-            f" {account.verb(params)} trainable and in {optimizer.shown}, but no gradient arrives:"
-            f" {cause}. The optimizer passes over them.",
+            f"{account.names(params)} of {where} {account.verb(params)} trainable and in"
+            f" {optimizer.shown}, but no gradient arrives:"
+            f" {cause if quiet else 'the graph is cut on the way to the loss'}."
+            f" The optimizer passes over {account.verb(params, 'it', 'them')}.",
             site=place,
-            symbol=names[0],
+            symbol=account.each(params)[0],
             notes=[
                 *account.story(world, params, [optimizer]),
                 Note("no gradient gets past here", site),
             ],
             fix="remove what cuts the graph, or, if they are meant to stay, freeze them and"
             " leave them out of the optimizer",
-            subject=params[0].module.root.shown,
+            subject=where,
         )
 
     def _cut(

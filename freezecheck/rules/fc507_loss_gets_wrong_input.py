@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from freezecheck import program
 from freezecheck.finding import Finding, Severity
 from freezecheck.rule import Rule
-from freezecheck.source.values import Tensor
 from freezecheck.timeline import LOSS, Event, Timeline
 
 
@@ -114,11 +113,10 @@ class LossGetsWrongInput(Rule):
     def in_source(self, world: program.World) -> Iterator[Finding]:
         told = set()
         for event in world.of(program.LOSS):
-            given = event.data.get("input")
             name = _NAMES.get(event.value, event.value)
-            if not event.grad or not isinstance(given, Tensor) or (event.site, name) in told:
+            if not event.grad or (event.site, name) in told:
                 continue
-            found = _TEXTS.get(name, _nothing)(given)
+            found = _TEXTS.get(name, _nothing)(event)
             if found is not None:
                 told.add((event.site, name))
                 message, fix = found
@@ -133,27 +131,28 @@ _NAMES = {
 }
 
 
-def _cross_entropy_in_text(given: Tensor) -> tuple[str, str] | None:
-    last = [m for m in given.through if m.builder == "Linear"][-1:]
-    if given.made == "linear" and last and last[0].options.get("out_features") == 1:
+def _cross_entropy_in_text(event: program.Event) -> tuple[str, str] | None:
+    made = event.data["made"]
+    if event.data["width"] == 1:
         return _ONE_SCORE
-    if given.made not in ("softmax", "sigmoid"):
+    if made not in ("softmax", "sigmoid"):
         return None
-    what = "the output of a sigmoid" if given.made == "sigmoid" else "probabilities"
+    what = "the output of a sigmoid" if made == "sigmoid" else "probabilities"
     return (
         f"cross_entropy is given {what}, but applies a softmax itself: the loss cannot come near"
         " 0, and its gradients are small.",
-        f"leave out the {given.made} and give it the raw scores",
+        f"leave out the {made} and give it the raw scores",
     )
 
 
-def _nll_in_text(given: Tensor) -> tuple[str, str] | None:
-    what = {"softmax": "probabilities", "linear": "raw scores"}.get(given.made)
+def _nll_in_text(event: program.Event) -> tuple[str, str] | None:
+    what = {"softmax": "probabilities", "linear": "raw scores"}.get(event.data["made"])
     return _not_log(what) if what is not None else None
 
 
-def _with_logits_in_text(given: Tensor) -> tuple[str, str] | None:
-    return _twice(given.made) if given.made in ("softmax", "sigmoid") else None
+def _with_logits_in_text(event: program.Event) -> tuple[str, str] | None:
+    made = event.data["made"]
+    return _twice(made) if made in ("softmax", "sigmoid") else None
 
 
 def _classes(event: Event) -> int:

@@ -115,7 +115,12 @@ def _tensors(value: Any, depth: int = 0) -> list[Tensor]:
 def loss(m: Machine, name: str, given: Call) -> Tensor:
     """A loss function of torch."""
     first = given.get(0, "input")
-    m.event(program.LOSS, given.node, None, value=name, input=first, target=given.get(1, "target"))
+    made = first.made if isinstance(first, Tensor) else ""
+    last = (
+        next((x for x in reversed(first.through) if x.builder == "Linear"), None) if made else None
+    )
+    width = last.options.get("out_features") if last is not None and made == "linear" else None
+    m.event(program.LOSS, given.node, None, value=name, made=made, width=width)
     return joined(tensors(given), loss=True)
 
 
