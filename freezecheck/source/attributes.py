@@ -324,6 +324,9 @@ def set_on_module(m: Machine, target: Any, owner: Module, name: str, value: Any)
     if isinstance(value, Unknown) and value.key in m.assumed:
         put(m, target, owner, name, m.assumed[value.key])
         return
+    if name == "training":
+        m.write_mode(target, owner, value if isinstance(value, bool) else None, deep=False)
+        return
     own = owner.cls is not None and ast.unparse(getattr(target, "value", target)) == "self"
     before = owner.attributes.get(name, owner.options.get(name))
     owner.attributes[name] = value

@@ -23,7 +23,7 @@ def run(m: Machine, module: Module, given: Call) -> Any:
     """`module(x)`."""
     if module.builder.endswith("Loss") and module.cls is None:
         return loss(m, module.builder, given)
-    event = m.event(program.FORWARD, given.node, module)
+    event = m.event(program.FORWARD, given.node, module, said=() if m.building else m.said())
     result = _inside(m, module, given)
     if isinstance(result, (tuple, List, Dict)) and result:
         event.data["result"] = result

@@ -96,6 +96,7 @@ class Machine:
         self.building = 0  # constructors and `forward`s of modules around here
         self.stack: list[Site] = []
         self.active: list[Any] = []  # function nodes being run
+        self.around: list[Any] = []  # nodes of the loops being run
         self.loops: list[tuple[int, int]] = []
         self.not_understood: dict[tuple[int, str], None] = {}
         self.assumed: dict[str, Module] = {}  # unknown values that turned out to be modules
@@ -302,7 +303,14 @@ class Machine:
     def passing(self, node: Any, number: int) -> Iterator[None]:
         """In one pass of a loop."""
         self.loops.append((node.lineno, number))
+        self.around.append(node)
         try:
             yield
         finally:
             self.loops.pop()
+            self.around.pop()
+
+    def said(self) -> tuple[str, ...]:
+        """The names of the functions around, and what their loops go through."""
+        names = [name for node in self.active if (name := getattr(node, "name", ""))]
+        return (*names, *(ast.unparse(n.iter) for n in self.around if hasattr(n, "iter")))

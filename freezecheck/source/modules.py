@@ -118,17 +118,29 @@ def _train(m: Machine, owner: Module, given: Call) -> Any:
 
 
 def _eval(m: Machine, owner: Module, given: Call) -> Any:
-    _set_mode(m, owner, False, given.node, owner)
+    turn(m, owner, False, given.node)
     return owner
 
 
 def turn(m: Machine, owner: Module, value: bool, node: Any) -> None:
-    """`owner.train(value)`, as a framework calls it: a class's own `train` is run."""
+    """`owner.train(value)`, as `eval()` and frameworks call it: a class's own `train` is run."""
+    if not _own_train(m, owner, value, node):
+        _set_mode(m, owner, value, node, owner)
+
+
+def _own_train(m: Machine, owner: Module, value: bool | None, node: Any) -> bool:
+    """Run what takes the place of `nn.Module.train` in it, if anything does."""
     own = owner.cls.find("train") if owner.cls is not None else None
-    if isinstance(own, Function):
+    put = owner.attributes.get("train")
+    if isinstance(put, Function):
+        calls.invoke(m, put, [value], {}, node)  # not bound: it was set on the object
+    elif put is not None:
+        m.write_mode(node, owner, None)
+    elif isinstance(own, Function) and value is not None:
         calls.invoke(m, own, [owner, value], {}, node)
     else:
-        _set_mode(m, owner, value, node, owner)
+        return False
+    return True
 
 
 def _set_mode(m: Machine, owner: Module, value: bool | None, node: Any, called: Module) -> None:
@@ -141,13 +153,7 @@ def _spread(
     m: Machine, owner: Module, value: bool | None, node: Any, event: Any, called: Module
 ) -> None:
     for child in list(owner.children.values()):
-        own = child.cls.find("train") if child.cls is not None else None
-        shadow = child.attributes.get("train")
-        if isinstance(own, Function) and value is not None:
-            calls.invoke(m, own, [child, value], {}, node)
-        elif isinstance(shadow, Function):
-            calls.invoke(m, shadow, [child, value], {}, node)
-        elif shadow is None:
+        if not _own_train(m, child, value, node):
             child.modes.append(event)
             _spread(m, child, value, node, event, called)
 

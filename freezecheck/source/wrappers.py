@@ -57,8 +57,20 @@ def compile(m: Machine, given: Call) -> Any:
     return made
 
 
+@effect("torch.nn.SyncBatchNorm.convert_sync_batchnorm")
+def synchronised(m: Machine, given: Call) -> Any:
+    """Every BatchNorm layer becomes one of that class, with the same parameters."""
+    module = given.get(0, "module")
+    if isinstance(module, Module):
+        structure.unfold_all(m, module)
+        for each in module.walk():
+            if each.norm == "batch":
+                each.type = "torch.nn.SyncBatchNorm"
+    return through(m, given)
+
+
 @effect(
-    "torch.nn.SyncBatchNorm.convert_sync_batchnorm", "torch.jit.script", "torch.jit.trace",
+    "torch.jit.script", "torch.jit.trace",
     "torch.distributed.optim.ZeroRedundancyOptimizer",
 )  # fmt: skip
 def through(m: Machine, given: Call) -> Any:
