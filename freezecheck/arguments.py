@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from freezecheck import __version__
+from freezecheck.records import dataclass
 
 # Options of `inspect` that are followed by a value.
 WITH_VALUE = ("--select", "--ignore", "--timeout", "--output-format", "--fail-on")
@@ -25,8 +24,8 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, Target | None]:
     `command` of the options is None where no command was given, and the text of
     the help is then in `help`.
     """
-    parser = _parser()
     words, target = list(words), None
+    parser = _parser(words[0] if words else "")
     if words[:1] == ["inspect"]:
         options, target = split(words[1:])
         words = ["inspect", *options]
@@ -46,7 +45,7 @@ class Parser(argparse.ArgumentParser):
         raise BadInput(f"{message} (see {self.prog} --help)")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(command: str = "") -> argparse.ArgumentParser:
     parser = Parser(
         prog="freezecheck",
         description="Finds the mistakes that make a PyTorch fine-tuning run silently wrong.",
@@ -55,10 +54,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"freezecheck {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    _lint_parser(commands)
-    _inspect_parser(commands)
-    _rules_parser(commands)
-    _explain_parser(commands)
+    makers = {
+        "lint": _lint_parser,
+        "inspect": _inspect_parser,
+        "rules": _rules_parser,
+        "explain": _explain_parser,
+    }
+    # Of a command that is named, the options of the others need not be made.
+    for name in [command] if command in makers else makers:
+        makers[name](commands)
     return parser
 
 
@@ -213,6 +217,8 @@ class Target:
     words: list[str]
 
     def __str__(self) -> str:
+        import shlex
+
         first = {"script": ["python"], "module": ["python", "-m"], "command": []}[self.kind]
         return shlex.join([*first, *self.words])
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import shlex
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -208,6 +206,8 @@ def _command(target: Target | None) -> list[str]:
     except ValueError as problem:
         raise BadInput(f"{problem}{_meant(first, target)}") from None
     if first.endswith((".ipynb", ".sh")):
+        import shlex
+
         raise BadInput(
             f"{first} is a notebook: turn it into a script (jupyter nbconvert --to script {first})"
             if first.endswith(".ipynb")
@@ -218,6 +218,9 @@ def _command(target: Target | None) -> list[str]:
 
 def _meant(first: str, target: Target) -> str:
     """A hint for a program that was named as if it were a script."""
+    import shlex
+    import shutil
+
     if os.path.exists(first) or not shutil.which(first):
         return ""
     return f" (to run a command: freezecheck inspect -- {shlex.join(target.words)})"

@@ -6,9 +6,10 @@ reporter and every half can speak in these words without knowing the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
+
+from freezecheck.records import dataclass, field
 
 
 class Severity(IntEnum):

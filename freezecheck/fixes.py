@@ -12,10 +12,10 @@ import itertools
 import re
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from freezecheck.finding import Edit, Finding
+from freezecheck.records import dataclass, field
 
 _END = re.compile(r"\r\n|\r|\n")  # of a line, as Python counts them; \f and \v end none
 

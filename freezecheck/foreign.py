@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from freezecheck import held
 from freezecheck.gradients import is_in, leading_to, passes
@@ -22,6 +21,7 @@ from freezecheck.program import (
     Param,
     World,
 )
+from freezecheck.records import dataclass
 
 _BY_HAND = ("grad", "_grad", "data")
 
@@ -75,7 +75,7 @@ def _exchange(event: Event) -> str:
         return "load_state_dict(assign=True) puts the loaded tensors in their place"
     if event.kind == ATTRIBUTE and data.get("attribute") == "to" and event.value == "meta":
         return "to('meta') makes other tensors"
-    if event.kind == ESCAPE and event.value == "fully_shard":
+    if event.kind == WRAP and event.value == "fully_shard":
         return "fully_shard puts shards in their place"
     if event.kind == WRAP and event.value == "FullyShardedDataParallel":
         flat = data["wrapper"].options.get("use_orig_params", False) is False

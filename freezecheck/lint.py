@@ -5,13 +5,13 @@ from __future__ import annotations
 import linecache
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 
 from freezecheck import catalogue, suppress
 from freezecheck.check import check_source, ordered
 from freezecheck.config import Config, closest
 from freezecheck.finding import Finding, Site
+from freezecheck.records import replace
 from freezecheck.report.linted import Linted
 from freezecheck.rule import Rule
 from freezecheck.source import notebook, skim

@@ -8,9 +8,9 @@ layer of which it is not known whether it is frozen, or in which mode, is not am
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from freezecheck.program import BACKWARD, FORWARD, STEP, Event, Module, Param, World
+from freezecheck.records import dataclass
 from freezecheck.snapshot import count, summarise
 
 UNLISTED = "<norms>"  # a child that stands for BatchNorm layers that may exist

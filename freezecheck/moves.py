@@ -10,9 +10,9 @@ the tensor is known; any other push counts, however small.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from freezecheck.records import dataclass
 from freezecheck.snapshot import Group, Held, Optimizer, Param, Snapshot
 
 # Why a tensor moves.

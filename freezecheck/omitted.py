@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from freezecheck import gradients, held
 from freezecheck.program import ESCAPE, REPLACE, STEP, Event, Module, Optimizer, Param, World
+from freezecheck.records import dataclass
 
 
 @dataclass(slots=True)

@@ -15,10 +15,10 @@ still be known, as for `"fc" in name and p.dim() > 1` where there is no `fc`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from freezecheck.finding import Site
+from freezecheck.records import dataclass
 from freezecheck.snapshot import Param, Snapshot
 from freezecheck.timeline import Event
 
@@ -82,6 +82,8 @@ class Branch:
     action: str  # "freeze", "unfreeze", "flag", "eval", "train", "collect", "skip" or ""
     line: int
     column: int = 1
+    end_line: int | None = None
+    end_column: int | None = None
 
     @property
     def atoms(self) -> list[Atom]:
@@ -104,7 +106,9 @@ class Chain:
 
     def site(self, branch: Branch) -> Site:
         """Where the branch is in the user's file."""
-        return Site(self.path, branch.line, branch.column)
+        return Site(
+            self.path, branch.line, branch.column, branch.end_line, branch.end_column
+        )
 
     def taken(self, name: str, forced: Any = None) -> int | None:
         """Index of the branch that `name` goes into; -1: none of them; None: cannot say.

@@ -7,14 +7,13 @@ tests, which run its Bad and Good examples.
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from freezecheck.finding import Finding, Fix, Note, Severity, Site
 from freezecheck.program import World
+from freezecheck.records import dataclass
 from freezecheck.snapshot import Snapshot
 from freezecheck.text import Text
 from freezecheck.timeline import Timeline
@@ -134,6 +133,8 @@ class Rule:
     @classmethod
     def page(cls) -> str:
         """The docstring, as Markdown."""
+        import inspect  # slow to import, and only pages need it
+
         return inspect.cleandoc(cls.__doc__ or "")
 
     @classmethod

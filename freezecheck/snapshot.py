@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from freezecheck.finding import Site
 from freezecheck.plain import decode, encode
+from freezecheck.records import dataclass, field
 
 FOREIGN = -1  # `Param.model` of a tensor that an optimizer holds and no model owns
 

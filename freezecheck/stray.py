@@ -7,9 +7,9 @@ about it later; a line without effect that the next one makes good is no defect.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from freezecheck.finding import Site
+from freezecheck.records import dataclass
 from freezecheck.snapshot import Param, Snapshot, Stray, count, summarise
 from freezecheck.timeline import FLAG, STRAY, Event, Timeline
 

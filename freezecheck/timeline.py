@@ -8,10 +8,10 @@ about the order of things need not know which half it hears.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from freezecheck.finding import Site
+from freezecheck.records import dataclass, field
 
 FLAG = "flag"  # requires_grad written: names, value True/False
 MODE = "mode"  # train() / eval(): subject is the module, value is training

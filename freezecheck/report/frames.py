@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from freezecheck.finding import Finding, Site
+from freezecheck.records import dataclass
 from freezecheck.report import source
 from freezecheck.report.line import Line, clean, inline, line, wrap
 

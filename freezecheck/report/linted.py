@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from freezecheck.finding import Finding, Severity
+from freezecheck.records import dataclass
 
 
 @dataclass(frozen=True, slots=True)

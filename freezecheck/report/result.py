@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from freezecheck.finding import Finding, Severity, Site
+from freezecheck.records import dataclass
 from freezecheck.snapshot import Snapshot
 
 

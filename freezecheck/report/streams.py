@@ -6,7 +6,6 @@ nothing else; a pipe or a file gets plain text that is the same everywhere.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from typing import IO, Any
@@ -50,6 +49,8 @@ class Stream:
 
     def json(self, data: Any) -> None:
         """Write one JSON object."""
+        import json
+
         self.write(json.dumps(data, indent=2, allow_nan=False) + "\n")
 
     def write(self, text: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from freezecheck.moves import NO_GRADIENT, NO_OPTIMIZER
+from freezecheck.records import dataclass
 from freezecheck.report.line import Line, line
 from freezecheck.report.stages import REPLACED, Row, collapse, rows
 from freezecheck.snapshot import Model, Snapshot, millions

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -278,6 +277,8 @@ def _meant(key: str, options: Sequence[str]) -> str | None:
         return meant if meant in options else None
     if any(key.startswith(f"{o}_") or key.endswith(f"_{o}") for o in options):
         return None  # max_momentum and initial_lr are a scheduler's
+    import difflib  # slow to import
+
     return next(iter(difflib.get_close_matches(key.casefold(), options, 1, _SIMILAR)), None)
 
 
