@@ -21,8 +21,8 @@ from freezecheck.mend import mend
 from freezecheck.rule import Example
 
 # Rules that `--fix` mends, and those for --unsafe-fixes.
-SAFE = {"FC101", "FC102", "FC103", "FC104", "FC105", "FC406", "FC503"}
-UNSAFE = {"FC118", "FC122"}
+SAFE = {"FC101", "FC102", "FC103", "FC104", "FC105", "FC207", "FC406", "FC503"}
+UNSAFE = {"FC112", "FC118", "FC122"}
 FIXED = SAFE | UNSAFE
 
 FILE = "train.py"

@@ -26,7 +26,13 @@ def place(text: str, start: int, end: int) -> Site:
 
 
 def mended(
-    code: str, marked: str, *, safe: bool = True, head: str = HEAD, symbol: str | None = None
+    code: str,
+    marked: str,
+    *,
+    safe: bool = True,
+    head: str = HEAD,
+    symbol: str | None = None,
+    message: str = "mend it",
 ) -> str:
     """The text after the remedy of a rule, whose finding is at what «» enclose."""
     marked = head + marked
@@ -34,11 +40,11 @@ def mended(
     text = marked.replace("«", "").replace("»", "")
     source = read("t.py", text.encode())
     assert source.tree is not None, text
-    fix = Fix("mend it")
+    fix = Fix(message)
     found = Finding(code, "rule", Severity.ERROR, "m", place(text, start, end), symbol, fix=fix)
     (finding,) = remedies.attach([found], source)
     assert finding.fix is not None
-    assert finding.fix.message == "mend it"
+    assert finding.fix.message == message
     assert finding.fix.safe is (safe and bool(finding.fix.edits))
     new = fixes.apply([finding], lambda path: text, unsafe=True).texts.get("t.py", text)
     assert new.startswith(head)
@@ -90,6 +96,9 @@ def test_safe_remedy(code: str, before: str, after: str):
 @pytest.mark.parametrize(
     ("code", "before", "after"),
     [
+        ("FC112", "«self.a» = [f(x) for x in y]\n",
+         "self.a = nn.ModuleList([f(x) for x in y])\n"),
+        ("FC112", "«self.a»=({'a': b})\n", "self.a=(nn.ModuleDict({'a': b}))\n"),
         ("FC118", "«self.emb.from_pretrained(w)»\n",
          "self.emb = self.emb.from_pretrained(w, freeze=False)\n"),
         ("FC118", "«emb.from_pretrained(w, freeze=True)»\n",
@@ -113,6 +122,9 @@ def test_unsafe_remedy(code: str, before: str, after: str):
         ("FC105", "x = «p.requires_grad == False»\n"),
         ("FC105", "«p.requires_grad is not True»\n"),
         ("FC105", "«p.requires_grad != True»\n"),
+        ("FC112", "«self.a» = a, b\n"),
+        ("FC112", "«self.a» = self.b = [a]\n"),
+        ("FC112", "«self.a» = list(b)\n"),
         ("FC118", "«emb.from_pretrained()»\n"),
         ("FC122", "«conv.out_channels» = 5\n"),
         ("FC406", "if type(m) is nn.BatchNorm2d:\n    «m.eval()»\n"),
@@ -160,6 +172,21 @@ def test_names_are_those_of_the_file(head: str, name: str):
 )  # fmt: skip
 def test_comments_lose_what_is_unused(before: str, unused: str, after: str):
     assert mended("FC001", before, symbol=unused or None) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("o = «SGD([{'params': a, 'learning_rate': 1}, {'params': b, \"learning_rate\": 2}])»\n",
+         "o = SGD([{'params': a, 'lr': 1}, {'params': b, \"lr\": 2}])\n"),
+        ("«group['learning_rate']» = 0.1\n", "group['lr'] = 0.1\n"),
+        ("o = «SGD([{'params': a, 'lr': 1, 'learning_rate': 2}])»\n",
+         "o = SGD([{'params': a, 'lr': 1, 'learning_rate': 2}])\n"),
+        ("o = «SGD(groups, 'learning_rate')»\n", "o = SGD(groups, 'learning_rate')\n"),
+    ],
+)  # fmt: skip
+def test_keys_are_written_right(before: str, after: str):
+    assert mended("FC207", before, message="write 'lr' instead of 'learning_rate'") == after
 
 
 def test_edits_of_a_rule_are_kept():

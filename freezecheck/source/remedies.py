@@ -109,32 +109,36 @@ class Code:
 
 _SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
-Remedy = Callable[[Code, Any], Iterable[Change]]  # of a node at the finding's place
+OfNode = Callable[[Code, Any], Iterable[Change]]  # of a node at the finding's place
+OfFinding = Callable[[Code, Finding], Iterable[Change]]
 
 
 def attach(findings: list[Finding], source: Source) -> list[Finding]:
     """The findings, those with a mechanical remedy with its edits."""
-    if source.tree is None or not any(finding.code in _REMEDIES for finding in findings):
+    codes = _OF_NODES.keys() | _OF_FINDINGS.keys()
+    if source.tree is None or not any(finding.code in codes for finding in findings):
         return findings
     code = Code(source)
-    return [_with_edits(f, code) if f.code in _REMEDIES else f for f in findings]
+    return [_with_edits(f, code) if f.code in codes else f for f in findings]
 
 
 def _with_edits(finding: Finding, code: Code) -> Finding:
-    if finding.fix and finding.fix.edits:
-        return finding  # the rule knows better
-    safe, remedy = _REMEDIES[finding.code]
     site = finding.site
-    if site is None or site.path != code.path:
+    if site is None or site.path != code.path or (finding.fix and finding.fix.edits):
         return finding
-    places = [finding] if remedy is _without_codes else code.at(site)
-    for place in places:
-        changes = list(remedy(code, place))
-        if changes:
-            edits = tuple(Edit(code.site(c.start, c.end), c.content) for c in changes)
-            fix = finding.fix or Fix("do it as it was meant")
-            return replace(finding, fix=replace(fix, edits=edits, safe=safe))
-    return finding
+    changes: list[Change] = []
+    if finding.code in _OF_FINDINGS:
+        safe, of_finding = _OF_FINDINGS[finding.code]
+        changes = list(of_finding(code, finding))
+    else:
+        safe, of_node = _OF_NODES[finding.code]
+        for node in code.at(site):
+            changes = changes or list(of_node(code, node))
+    if not changes:
+        return finding
+    edits = tuple(Edit(code.site(c.start, c.end), c.content) for c in changes)
+    fix = finding.fix or Fix("do it as it was meant")
+    return replace(finding, fix=replace(fix, edits=edits, safe=safe))
 
 
 def _call_with_value(code: Code, node: Any) -> Iterator[Change]:
@@ -295,14 +299,57 @@ def _without_codes(code: Code, finding: Finding) -> Iterator[Change]:
         yield Change(before, newline.end(), "")
 
 
+_INSTEAD = re.compile(r"write '(.+)' instead of '(.+)'")
+
+
+def _right_key(code: Code, finding: Finding) -> Iterator[Change]:
+    """`{"learning_rate": 1e-4}` to `{"lr": 1e-4}`, in all groups of the statement."""
+    words = _INSTEAD.fullmatch(finding.fix.message) if finding.fix else None
+    if finding.site is None or words is None:
+        return
+    right, wrong = words.groups()
+    for outermost in code.at(finding.site)[:1]:
+        for node in ast.walk(outermost):
+            for key in _keys(node, right):
+                start, end = code.span(key)
+                if getattr(key, "value", "") == wrong and code.text[start + 1 : end - 1] == wrong:
+                    yield Change(start + 1, end - 1, right)
+
+
+def _keys(node: ast.AST, right: str) -> list[Any]:
+    """The keys of a dictionary that lacks the right one, or of an item."""
+    if isinstance(node, ast.Subscript):
+        return [node.slice]
+    keys = node.keys if isinstance(node, ast.Dict) else []
+    return [] if any(getattr(k, "value", "") == right for k in keys) else [k for k in keys if k]
+
+
+def _registered(code: Code, node: Any) -> Iterator[Change]:
+    """`self.blocks = [...]` to `self.blocks = nn.ModuleList([...])`."""
+    statement = next(code.around(node), None)
+    if not isinstance(statement, ast.Assign) or statement.targets != [node]:
+        return
+    value = statement.value
+    kind = "List" if isinstance(value, (ast.List, ast.ListComp)) else "Dict"
+    name = code.name_of(f"torch.nn.Module{kind}")
+    if name and isinstance(value, (ast.List, ast.ListComp, ast.Dict, ast.DictComp)):
+        start, end = code.span(value)
+        yield Change(start, start, f"{name}(")
+        yield Change(end, end, ")")
+
+
 # Of each rule's remedy: whether it is safe, and what makes its edits.
-_REMEDIES: dict[str, tuple[bool, Remedy]] = {
+_OF_FINDINGS: dict[str, tuple[bool, OfFinding]] = {
     "FC001": (True, _without_codes),
+    "FC207": (True, _right_key),
+}
+_OF_NODES: dict[str, tuple[bool, OfNode]] = {
     "FC101": (True, _call_with_value),
     "FC102": (True, _rename),
     "FC103": (True, _call_with_value),
     "FC104": (True, _original),
     "FC105": (True, _take_effect),
+    "FC112": (False, _registered),
     "FC118": (False, _keep_result),
     "FC122": (False, _new_layer),
     "FC406": (True, _any_batchnorm),
