@@ -106,9 +106,7 @@ class Chain:
 
     def site(self, branch: Branch) -> Site:
         """Where the branch is in the user's file."""
-        return Site(
-            self.path, branch.line, branch.column, branch.end_line, branch.end_column
-        )
+        return Site(self.path, branch.line, branch.column, branch.end_line, branch.end_column)
 
     def taken(self, name: str, forced: Any = None) -> int | None:
         """Index of the branch that `name` goes into; -1: none of them; None: cannot say.

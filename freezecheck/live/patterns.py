@@ -1,36 +1,21 @@
-"""Tests on parameter names in the user's source: `for name, p in model.named_parameters(): if "fc" in name`.
+"""Tests on parameter names in the user's source, tried on the names that a run asks for.
 
 When a line of the user's asks for names, the loop around it is read from the
-source, once a file. What the literals are is then asked of the running frame
-(`no_decay`, `args.unfreeze`): plain values only, so no code of the user's
-runs. Only loops that choose what is trained count; printing ones do not.
+source (`names.chains`), once a file. What the literals are is then asked of the running
+frame (`no_decay`, `args.unfreeze`): plain values only, so no code of the user's runs.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+import inspect
+import linecache
+from collections.abc import Iterable
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from freezecheck import pattern
-from freezecheck.live.conditions import condition
-from freezecheck.live.literals import Values
-from freezecheck.live.loops import COMPREHENSIONS, FUNCTIONS, Loop, by_line
-
-_STATISTICS = ("all", "any", "len", "max", "min", "print", "set", "sum")
-_COLLECTING = ("add", "add_param_group", "append", "extend", "insert")
-_CONTAINERS = (ast.Tuple, ast.List, ast.Set, ast.Dict, ast.Starred)
-
-
-@dataclass(slots=True)
-class _Arms:
-    """An if/elif chain, or one conditional expression, before its literals are known."""
-
-    arms: list[tuple[ast.expr, str]]  # test, action
-    otherwise: str | None  # what the else does; None: there is none
-    guards: list[ast.expr] = field(default_factory=list)  # what holds of names that come here
+from freezecheck.names import chains
 
 
 @dataclass(slots=True)
@@ -47,203 +32,54 @@ class Found:
 
     def reached(self, names: Iterable[str]) -> tuple[str, ...]:
         """Those of `names` that no condition before the chain keeps out."""
-        return tuple(
-            name
-            for name in names
-            if all(pattern.value(guard, name) is not False for guard in self.guards)
-        )
+        return chains.reached(names, self.guards)
 
 
 class Reader:
     """Reads each file once."""
 
     def __init__(self) -> None:
-        self._files: dict[str, dict[tuple[int, str], list[tuple[Loop, list[_Arms]]]]] = {}
+        self._files: dict[str, chains.Loops] = {}
 
     def chains(self, frame: FrameType, method: str) -> list[Found]:
         """The chains of tests on the names that `frame` is just asking for by `method`."""
         filename = frame.f_code.co_filename
         loops = self._files.get(filename)
         if loops is None:
-            loops = self._files[filename] = _choosing(filename)
-        found = []
-        for loop, chains in loops.get((frame.f_lineno, method), ()):
-            values = Values(frame, loop.scope)
-            for chain in chains:
-                branches = tuple(
-                    (condition(test, loop.name, values), action, test.lineno, test.col_offset + 1)
-                    for test, action in chain.arms
-                )
-                if any(any(pattern.atoms(branch[0])) for branch in branches):
-                    guards = tuple(condition(guard, loop.name, values) for guard in chain.guards)
-                    found.append(Found(branches, chain.otherwise, guards))
-        return found
+            loops = self._files[filename] = _read(filename)
+        return [
+            Found(
+                tuple(
+                    (held, do, test.lineno, test.col_offset + 1) for held, do, test in t.branches
+                ),
+                t.otherwise,
+                t.guards,
+            )
+            for t in chains.told(loops, frame.f_lineno, method, _Frame(frame))
+        ]
 
 
-def _choosing(filename: str) -> dict[tuple[int, str], list[tuple[Loop, list[_Arms]]]]:
-    """The loops of a file that choose what is trained, with their chains."""
-    found: dict[tuple[int, str], list[tuple[Loop, list[_Arms]]]] = {}
-    for key, loops in by_line(filename).items():
-        for loop in loops:
-            if chains := list(_chains(loop)):
-                found.setdefault(key, []).append((loop, chains))
-    return found
+class _Frame:
+    """The variables of a running frame; attributes are read without calling properties."""
+
+    def __init__(self, frame: FrameType) -> None:
+        self._scopes = (frame.f_locals, frame.f_globals)
+
+    def variable(self, name: str) -> Any:
+        """The value of a variable."""
+        for scope in self._scopes:
+            if name in scope:
+                return scope[name]
+        raise KeyError(name)
+
+    def attribute(self, base: Any, name: str) -> Any:
+        """An attribute as it is stored."""
+        return inspect.getattr_static(base, name)
 
 
-def _chains(loop: Loop) -> Iterator[_Arms]:
-    if isinstance(loop.node, (ast.For, ast.AsyncFor)):
-        yield from _in_body(loop.node.body, loop.thing)
-    elif isinstance(loop.node, COMPREHENSIONS):
-        yield from _in_comprehension(loop.node, loop.parent, loop.thing)
-
-
-def _in_comprehension(
-    node: ast.ListComp | ast.SetComp | ast.GeneratorExp, parent: ast.AST | None, thing: str
-) -> Iterator[_Arms]:
-    """`[p for n, p in model.named_parameters() if "fc" in n]`."""
-    counted = isinstance(parent, ast.Call) and isinstance(parent.func, ast.Name)
-    if counted and parent.func.id in _STATISTICS:  # type: ignore[union-attr]
-        return
-    if not _hands_on(node.elt, thing):
-        return
-    ifs = [test for generator in node.generators for test in generator.ifs]
-    if ifs:
-        whole = ifs[0] if len(ifs) == 1 else ast.BoolOp(ast.And(), ifs)
-        yield _Arms([(ast.copy_location(whole, ifs[0]), "collect")], None)
-    for inner in ast.walk(node.elt):
-        if isinstance(inner, ast.IfExp):
-            yield _Arms([(inner.test, "collect")], "collect", ifs)
-
-
-def _in_body(body: list[ast.stmt], thing: str) -> Iterator[_Arms]:
-    """The chains in the body of a `for`."""
-    actions = {a for statement in body if (a := _action([statement], thing)) not in ("", "skip")}
-    if actions:
-        yield from _statements(body, thing, "collect" in actions, [])
-
-
-def _statements(
-    body: list[ast.stmt], thing: str, collects: bool, guards: list[ast.expr]
-) -> Iterator[_Arms]:
-    guards = list(guards)
-    for statement in body:
-        if isinstance(statement, ast.If):
-            arms, rest = _arms(statement)
-            acting = [(test, _effect(block, thing, collects)) for test, block in arms]
-            otherwise = _effect(rest, thing, collects) if rest else None
-            if otherwise or any(action for _, action in acting):
-                yield _Arms(acting, otherwise, guards)
-            passed: list[ast.expr] = []
-            for test, block in arms:
-                yield from _statements(block, thing, collects, [*guards, *passed, test])
-                passed.append(ast.UnaryOp(ast.Not(), test))
-            yield from _statements(rest, thing, collects, [*guards, *passed])
-            guards += [
-                other
-                for other, (_, block) in zip(passed, arms)
-                if isinstance(block[-1], ast.Continue)
-            ]
-        elif isinstance(statement, FUNCTIONS):
-            continue
-        elif hasattr(statement, "body"):  # for, with, try
-            for name in ("body", "orelse", "finalbody"):
-                inner: list[ast.stmt] = getattr(statement, name, [])
-                yield from _statements(inner, thing, collects, guards)
-        else:
-            yield from _in_statement(statement, thing, collects, guards)
-
-
-def _arms(statement: ast.If) -> tuple[list[tuple[ast.expr, list[ast.stmt]]], list[ast.stmt]]:
-    """The tests and blocks of an if/elif chain, and the block of its else."""
-    arms, rest = [(statement.test, statement.body)], statement.orelse
-    while len(rest) == 1 and isinstance(rest[0], ast.If):
-        arms.append((rest[0].test, rest[0].body))
-        rest = rest[0].orelse
-    return arms, rest
-
-
-def _in_statement(
-    statement: ast.stmt, thing: str, collects: bool, guards: list[ast.expr]
-) -> Iterator[_Arms]:
-    """`p.requires_grad = "fc" in name`, `lr = 1e-3 if "head" in name else 1e-5`."""
-    flag = _flag_value(statement)
-    if isinstance(flag, ast.IfExp):
-        yield _Arms([(flag.test, _flag(flag.body))], _flag(flag.orelse), guards)
-    elif flag is not None and not isinstance(flag, ast.Constant):
-        yield _Arms([(flag, "unfreeze")], "freeze", guards)
-    elif collects and (_assigns_name(statement) or _action([statement], thing)):
-        for inner in ast.walk(statement):
-            if isinstance(inner, ast.IfExp):
-                yield _Arms([(inner.test, "collect")], "collect", guards)
-
-
-def _effect(block: list[ast.stmt], thing: str, collects: bool) -> str:
-    """What a block does; setting a variable counts where the loop collects by it."""
-    action = _action(block, thing)
-    if collects and action == "skip":
-        return "collect"
-    return action or ("collect" if collects and any(map(_assigns_name, block)) else "")
-
-
-def _assigns_name(statement: ast.stmt) -> bool:
-    return isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
-
-
-def _action(block: list[ast.stmt], thing: str) -> str:
-    """What statements do to what is trained; see `pattern.Branch.action`."""
-    for statement in block:
-        for node in ast.walk(statement):
-            if isinstance(node, ast.Continue):
-                return "skip"
-            if (flag := _flag_value(node)) is not None:
-                return _flag(flag)
-            if isinstance(node, ast.AugAssign) and _hands_on(node.value, thing):
-                return "collect"
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                called = node.func.attr
-                if called in _COLLECTING and any(_hands_on(a, thing) for a in node.args):
-                    return "collect"
-                if called in ("eval", "train") and not node.keywords and len(node.args) < 2:
-                    off = called == "eval" or (node.args and _flag(node.args[0]) == "freeze")
-                    return "eval" if off else "train"
-    return ""
-
-
-def _flag_value(node: ast.AST) -> ast.expr | None:
-    """What `x.requires_grad = value` or `x.requires_grad_(value)` writes."""
-    if isinstance(node, ast.Expr):
-        node = node.value
-    if isinstance(node, ast.Assign):
-        target = node.targets[0]
-        if isinstance(target, ast.Attribute) and target.attr == "requires_grad":
-            return node.value
-    if (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and node.func.attr == "requires_grad_"
-    ):
-        given = [*node.args, *(keyword.value for keyword in node.keywords)]
-        return given[0] if given else ast.Constant(True)
-    return None
-
-
-def _flag(value: ast.expr) -> str:
-    """A flag that is written, as an action."""
-    if isinstance(value, ast.Constant) and value.value in (True, False):
-        return "unfreeze" if value.value else "freeze"
-    return "flag"
-
-
-def _hands_on(node: ast.AST, thing: str) -> bool:
-    """The expression is `thing` itself, its parameters, or a container of these."""
-    if isinstance(node, ast.Name):
-        return node.id == thing
-    if isinstance(node, _CONTAINERS):
-        return any(_hands_on(child, thing) for child in ast.iter_child_nodes(node))
-    if isinstance(node, ast.Call):
-        if isinstance(node.func, ast.Attribute):
-            return node.func.attr == "parameters" and _hands_on(node.func.value, thing)
-        if isinstance(node.func, ast.Name) and node.func.id in ("dict", "list", "tuple"):
-            given = [*node.args, *(keyword.value for keyword in node.keywords)]
-            return any(_hands_on(child, thing) for child in given)
-    return False
+def _read(filename: str) -> chains.Loops:
+    try:
+        tree = ast.parse("".join(linecache.getlines(filename)))
+    except (SyntaxError, ValueError, RecursionError):
+        return {}
+    return chains.choosing(tree)

@@ -16,9 +16,10 @@ from types import FrameType
 from typing import Any
 
 from freezecheck.finding import Site
-from freezecheck.live import frames, loops, patterns, roots, values
+from freezecheck.live import frames, patterns, roots, values
 from freezecheck.live.patches import Patches
 from freezecheck.live.tree import unwrap
+from freezecheck.names import loops
 from freezecheck.snapshot import Snapshot
 from freezecheck.timeline import (
     ATTRIBUTE,

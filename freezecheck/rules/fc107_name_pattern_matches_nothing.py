@@ -1,11 +1,13 @@
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from freezecheck.finding import Finding, Note, Severity
 from freezecheck.pattern import Atom, Chain, bare, read, value
+from freezecheck.program import Event as Moment
+from freezecheck.program import World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import summarise
 from freezecheck.timeline import BACKWARD, FLAG, PATTERN, REPLACE, Event, Timeline
@@ -131,6 +133,9 @@ class NamePatternMatchesNothing(Rule):
     went through. Only loops that write flags or modes or collect parameters count, and
     only if the whole if/elif chain comes out the same for every name.
 
+    In a text, the same with the names that the model is known to have there: one of the
+    file's own, or of torchvision or timm. Where a part of it is not known nothing is said.
+
     ## Limits
 
     A loop that freezes everything is passed over if something to train comes later, or a
@@ -150,14 +155,29 @@ class NamePatternMatchesNothing(Rule):
     explains = ("FC110", "FC120", "FC201", "FC203", "FC204", "FC212", "FC301")
 
     def in_timeline(self, timeline: Timeline) -> Iterator[Finding]:
-        told: dict[tuple[str, frozenset[str]], list[Chain]] = {}
         chains = [(read(event), event) for event in timeline.of(PATTERN)]
+        yield from self._judge(chains, timeline.events)
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        chains = [(event.value, event) for event in world.of(PATTERN)]
+        if not chains:
+            return
+        held = [p for o in world.optimizers for group in o.groups for p in group.params]
+        trains = any(o.open for o in world.optimizers) or any(p.trains() is not False for p in held)
+        # Of a run we see a backward only if it succeeds.
+        events = [e for e in world.events if trains or e.kind != BACKWARD]
+        yield from self._judge(chains, events)
+
+    def _judge(
+        self, chains: list[tuple[Chain, Any]], events: Sequence[Event | Moment]
+    ) -> Iterator[Finding]:
+        told: dict[tuple[str, frozenset[str]], list[Chain]] = {}
         alive = {_place(chain) for chain, _ in chains if not _dead(chain)}
         for chain, event in chains:
             dead = _dead(chain)
             if _place(chain) in alive or _generic(chain, dead):
                 continue
-            if not _harmless(chain, event, timeline):
+            if not _harmless(chain, event, events):
                 literals = frozenset(literal for atom in dead for literal in atom.literals)
                 told.setdefault((chain.model, literals), []).append(chain)
         for same in told.values():
@@ -218,7 +238,7 @@ def _to_all(chain: Chain) -> str | None:
     return chain.otherwise
 
 
-def _harmless(chain: Chain, event: Event, timeline: Timeline) -> bool:
+def _harmless(chain: Chain, event: Any, events: Sequence[Event | Moment]) -> bool:
     """Taking all but what is not there is a guard. Freezing all but what is not there is
     what a whole freeze is, if something to train comes later."""
     done = _to_all(chain)
@@ -228,7 +248,7 @@ def _harmless(chain: Chain, event: Event, timeline: Timeline) -> bool:
         done = "freeze"  # perhaps: what comes after the `continue` is done to all
     if done != "freeze":
         return False
-    later = timeline.events[timeline.order(event) + 1 :]
+    later = events[next(i for i, each in enumerate(events) if each is event) + 1 :]
     return any(e.kind in (BACKWARD, REPLACE) or (e.kind == FLAG and e.value is True) for e in later)
 
 
@@ -242,6 +262,8 @@ def _outcome(chain: Chain) -> str:
 
 def _hint(chain: Chain, dead: list[Atom]) -> str:
     """What the names are instead."""
+    import difflib  # slow to import
+
     for name in chain.names:
         inner = bare(name)
         if inner != name and (not inner or any(atom.hits(inner) for atom in dead)):

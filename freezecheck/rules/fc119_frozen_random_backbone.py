@@ -165,7 +165,9 @@ class FrozenRandomBackbone(Rule):
         told: set[int] = set()
         for optimizer in world.optimizers:
             moment = next(moments(world, optimizer), None)
-            for module in world.modules if moment is not None else ():
+            if moment is None:
+                continue
+            for module in world.modules:
                 frozen = _resting(world, module, moment) if _is_untrained(module) else []
                 held = set(members(optimizer, moment.index)) & set(module.root.parameters())
                 if module.id in told or not any(p.trains(moment.index) for p in held) or not frozen:

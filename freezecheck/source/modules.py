@@ -6,7 +6,7 @@ from typing import Any
 
 from freezecheck import program
 from freezecheck.program import Module, Param
-from freezecheck.source import attributes, calls, conditions, iteration, making, structure
+from freezecheck.source import attributes, calls, conditions, iteration, making, patterns, structure
 from freezecheck.source.calls import Call
 from freezecheck.source.machine import Machine
 from freezecheck.source.values import (
@@ -61,6 +61,7 @@ def _parameters(m: Machine, owner: Module, given: Call) -> Any:
 
 
 def _named_parameters(m: Machine, owner: Module, given: Call) -> Any:
+    patterns.record(m, owner, "named_parameters", given)
     prefix = given.get(0, "prefix", "")
     return Iterator(
         lambda: (
@@ -80,6 +81,7 @@ def _modules(m: Machine, owner: Module, given: Call) -> Any:
 
 
 def _named_modules(m: Machine, owner: Module, given: Call) -> Any:
+    patterns.record(m, owner, "named_modules", given)
     return Iterator(lambda: (list(iteration.modules(m, owner)), iteration.is_open(owner)))
 
 
@@ -94,6 +96,8 @@ def _children(m: Machine, owner: Module, given: Call) -> Any:
 
 
 def _named_children(m: Machine, owner: Module, given: Call) -> Any:
+    patterns.record(m, owner, "named_children", given)
+
     def make() -> tuple[list[Any], bool]:
         structure.unfold(m, owner)
         found = [(n, c) for n, c in owner.children.items() if not n.startswith("<")]
