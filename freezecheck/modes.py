@@ -8,6 +8,7 @@ layer of which it is not known whether it is frozen, or in which mode, is not am
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 from freezecheck.program import BACKWARD, FORWARD, STEP, Event, Module, Param, World
 from freezecheck.records import dataclass
@@ -48,30 +49,24 @@ class Training:
         return None
 
 
-def trainings(world: World) -> list[Training]:
+@lru_cache(maxsize=1)
+def trainings(world: World) -> tuple[Training, ...]:
     """Every training forward, oldest first."""
-    backwards = list(world.of(BACKWARD))
-    if not backwards:
-        return []
     forwards = list(world.of(FORWARD))
-    steps = list(world.of(STEP))
     found, last = [], -1
-    for backward in backwards:
-        between = [e for e in forwards if last < e.index < backward.index]
-        through = getattr(backward.subject, "through", None)
-        newest: dict[int, Event] = {}
-        for event in [e for e in forwards if e.index < backward.index] if through else between:
-            if event.grad and (through is None or event.subject in through):
-                newest[event.subject.id] = event
-        outer = [e for e in newest.values() if not _within(e.subject, newest)]
-        for event in outer:
+    for backward in world.of(BACKWARD):
+        # The calls that its gradients go back through; those since the last one, where it is
+        # not known what it is called on.
+        live = getattr(backward.subject, "live", None) or [
+            e for e in forwards if last < e.index < backward.index and e.grad
+        ]
+        newest = {event.subject.id: event for event in live}
+        for event in newest.values():
+            if _is_within(event.subject, newest):
+                continue
+            root = event.subject.root
             step = next(
-                (
-                    s
-                    for s in steps
-                    if s.index > backward.index and trains(s, event.subject.root, backward.index)
-                ),
-                None,
+                (s for s in world.since(backward, STEP) if trains(s, root, backward.index)), None
             )
             if step is not None:
                 inner = {
@@ -82,7 +77,7 @@ def trainings(world: World) -> list[Training]:
                 }
                 found.append(Training(event.subject, event, backward, step, inner))
         last = backward.index
-    return found
+    return tuple(found)
 
 
 def trains(step: Event, root: Module, index: int) -> bool:
@@ -94,7 +89,7 @@ def trains(step: Event, root: Module, index: int) -> bool:
     )
 
 
-def _within(module: Module, newest: dict[int, Event]) -> bool:
+def _is_within(module: Module, newest: dict[int, Event]) -> bool:
     above = module.parent
     while above is not None:
         if above.id in newest:

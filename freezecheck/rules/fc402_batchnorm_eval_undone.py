@@ -256,7 +256,9 @@ def _last_pair(events: Iterator[Event], parts: set[str]) -> tuple[Event, Event] 
     return (put, back) if put and back else None
 
 
-def _undoing(norm: Module, at: Did, frozen: bool, every: list[Training]) -> tuple[Did, Did] | None:
+def _undoing(
+    norm: Module, at: Did, frozen: bool, every: tuple[Training, ...]
+) -> tuple[Did, Did] | None:
     """The eval() that was meant to last, and the train() of a module around that ended it."""
     put = back = None
     for event in norm.modes:
