@@ -384,6 +384,8 @@ def _things(value: Any, depth: int = 0) -> list[Any]:
             parts = value.items.values() if isinstance(value, Dict) else value.items
         elif isinstance(value, tuple):
             parts = value
+        elif isinstance(value, Iterator):
+            parts = value.peek()
         elif isinstance(value, Instance):
             parts = value.attributes.values()
         return [t for part in parts for t in _things(part, depth + 1)]

@@ -157,6 +157,8 @@ def _values(m: Machine, node: ast.AST, loop: ast.For | ast.AsyncFor) -> set[int]
     elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
         owner = m.scope.get(node.value.id)
         value = owner.attributes.get(node.attr) if isinstance(owner, (Instance, Module)) else None
+    elif isinstance(node, ast.BinOp):
+        value = m.evaluate(node)
     items = value.items if isinstance(value, (List, Dict)) else (value,)
     return {x for x in items if isinstance(x, int) and not isinstance(x, bool)}
 

@@ -74,6 +74,14 @@ def of_torch(m: Machine, name: str, given: Call) -> Any:
 calls.PATTERNS.append(of_torch)
 
 
+def initialised(m: Machine, name: str, given: Call) -> Any:
+    """`nn.init.kaiming_normal_(weight)`: other values, and nothing else."""
+    return given.get(0, "tensor") if name.startswith("torch.nn.init.") else NotImplemented
+
+
+calls.PATTERNS.append(initialised)
+
+
 def method(m: Machine, owner: Any, name: str, given: Call) -> Any:
     """Methods of tensors, and of values that may be tensors."""
     if name == "backward" and not given.args and isinstance(owner, (Tensor, Unknown)):

@@ -208,6 +208,14 @@ class Iterator:
         self.gave = bool(items)
         return items
 
+    def peek(self) -> list[Any]:
+        """What is left in it, which stays there."""
+        if self.spent:
+            return []
+        items, open = self._make()
+        self._make = lambda: (items, open)
+        return items
+
 
 class Name:
     """The name of a parameter that stands for several, or of a module's unlisted parts.
