@@ -248,12 +248,12 @@ class Layer:
 
 def find(name: str) -> Layer | None:
     """The layer of a dotted name: `torch.nn.Linear`, `torch.nn.modules.linear.Linear`."""
-    return _layers().get(canonical(name))
+    return _made(canonical(name))
 
 
 def names() -> list[str]:
     """Every layer of the table."""
-    return list(_layers())
+    return list(_table())
 
 
 def canonical(name: str) -> str:
@@ -274,10 +274,16 @@ def canonical(name: str) -> str:
 
 
 @cache
-def _layers() -> dict[str, Layer]:
+def _made(name: str) -> Layer | None:
+    entry = _table().get(name)
+    return Layer(name, *entry) if entry is not None else None
+
+
+@cache
+def _table() -> dict[str, tuple[str | None, str]]:
     table: dict[str, tuple[str | None, str]] = {}
     for short, entry in [*_TORCH.items(), *((name, (None, "")) for name in _PLAIN.split())]:
         for size in ("1d", "2d", "3d") if "#" in short else ("",):
             table[f"torch.nn.{short.replace('#', size)}"] = entry
     table.update(_ELSEWHERE)
-    return {name: Layer(name, *entry) for name, entry in table.items()}
+    return table
