@@ -67,6 +67,7 @@ MODULES = (
     "fc409_frozen_part_stochastic",
     "fc412_batchnorm_tiny_batch",
     "fc413_batchnorm_statistics_never_set",
+    "fc501_trainability_changed_after_ddp_wrap",
     "fc502_mixed_trainability_in_flat_parameter",
     "fc503_reentrant_checkpoint_frozen_inputs",
     "fc506_backbone_finetuning_trains_batchnorm",

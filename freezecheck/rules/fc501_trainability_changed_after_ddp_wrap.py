@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from freezecheck import account
+from freezecheck.finding import Finding, Note, Severity
+from freezecheck.program import BACKWARD, WRAP, Event, Param, World
+from freezecheck.rule import Rule
+
+
+class TrainabilityChangedAfterDdpWrap(Rule):
+    """Parameters are frozen or unfrozen after DistributedDataParallel took them.
+
+    ## What it does
+
+    Finds flags that are changed on the parameters of a model behind its
+    `DistributedDataParallel` wrapper, before the model is trained.
+
+    ## Why it matters
+
+    The wrapper looks once, when it is built, at which parameters require grad, and
+    averages the gradients of these over the processes. One that is unfrozen later gets a
+    gradient in each process and is stepped with it, never averaged: the copies of the model
+    drift apart, in silence, and the checkpoint is that of one process. One that is frozen later is
+    waited for: the second step raises.
+
+    ## Bad
+
+    ```python source
+    import torch, torchvision
+    from torch.nn.parallel import DistributedDataParallel as DDP
+
+    model = torchvision.models.resnet18(weights="DEFAULT").cuda()
+    model.requires_grad_(False)
+    model.fc = torch.nn.Linear(512, 5).cuda()
+    model = DDP(model, device_ids=[0])
+    for epoch in range(10):
+        if epoch == 5:
+            for p in model.module.layer4.parameters():
+                p.requires_grad = True  # <- FC501
+        optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.01)
+        model.eval()
+        for x, y in loader:
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    ```
+
+    Frozen behind the wrapper:
+
+    ```python source
+    import torch, torchvision
+
+    model = torchvision.models.vit_b_16(weights="DEFAULT").cuda()
+    model.heads = torch.nn.Linear(768, 5)
+    ddp = torch.nn.parallel.DistributedDataParallel(model.cuda())
+    model.encoder.requires_grad_(False)  # <- FC501
+    optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.01)
+    ddp.train()
+    model.encoder.eval()
+    for x, y in loader:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(ddp(x), y).backward()
+        optimizer.step()
+    ```
+
+    ## Good
+
+    Flags first, the wrapper last; wrapped again when they change:
+
+    ```python source
+    import torch, torchvision
+    from torch.nn.parallel import DistributedDataParallel as DDP
+
+    model = torchvision.models.resnet18(weights="DEFAULT").cuda()
+    model.requires_grad_(False)
+    model.fc = torch.nn.Linear(512, 5).cuda()
+    for epoch in range(10):
+        if epoch in (0, 5):
+            model.layer4.requires_grad_(epoch == 5)
+            ddp = DDP(model, device_ids=[0])
+            optimizer = torch.optim.SGD((p for p in model.parameters() if p.requires_grad), lr=0.01)
+        ddp.eval()
+        for x, y in loader:
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(ddp(x), y).backward()
+            optimizer.step()
+    ```
+
+    A discriminator that is frozen as a whole while the generator is stepped, and a wrapper
+    that looks for unused parameters, can do with it:
+
+    ```python source
+    import torch
+    from torch import nn
+    from torch.nn.parallel import DistributedDataParallel as DDP
+
+    G, D = DDP(nn.Linear(8, 8)), DDP(nn.Linear(8, 1))
+    opt_g = torch.optim.Adam(G.parameters(), lr=1e-4)
+    opt_d = torch.optim.Adam(D.parameters(), lr=1e-4)
+    for x in loader:
+        D.requires_grad_(False)
+        opt_g.zero_grad()
+        D(G(x)).mean().backward()
+        opt_g.step()
+        D.requires_grad_(True)
+        opt_d.zero_grad()
+        (D(x).mean() - D(G(x).detach()).mean()).backward()
+        opt_d.step()
+    ```
+
+    ## How it is found
+
+    In a text: which parameters require grad is known where the wrapper is built, and known to
+    be otherwise at a `backward()` before the model is wrapped again. A freeze counts only if
+    other parameters behind the same wrapper still train, and if the wrapper was not told to
+    look for unused parameters.
+
+    ## Limits
+
+    Wrappers that a framework puts around a model are not seen.
+
+    ## References
+
+    - [torch.nn.parallel.DistributedDataParallel](https://docs.pytorch.org/docs/stable/generated/torch.nn.parallel.DistributedDataParallel.html)
+    - [Distributed Data Parallel: internal design](https://docs.pytorch.org/docs/stable/notes/ddp.html#internal-design)
+    """
+
+    code = "FC501"
+    name = "trainability-changed-after-ddp-wrap"
+    severity = Severity.ERROR
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        told: set[object] = set()
+        for wrap in world.of(WRAP):
+            if wrap.value != "DistributedDataParallel" or wrap.subject.escaped is not None:
+                continue
+            for backward in world.since(wrap, BACKWARD):
+                if any(e.index < backward.index for e in world.since(wrap, WRAP, wrap.subject)):
+                    break
+                for flag, params in _changed(wrap, backward):
+                    if flag.site not in told:
+                        told.add(flag.site)
+                        yield self._judge(world, wrap, flag, params)
+
+    def _judge(self, world: World, wrap: Event, flag: Event, params: list[Param]) -> Finding:
+        model = wrap.subject.root.shown
+        names = account.names(params)
+        if flag.value:
+            what = (
+                f"{names} of {model} {account.verb(params, 'was', 'were')} frozen when"
+                " DistributedDataParallel was built, and is unfrozen here. Its gradients are not"
+                " averaged over the processes, whose copies of it drift apart."
+            )
+            fix = "unfreeze before the model is wrapped, or wrap it again after this"
+        else:
+            what = (
+                f"{names} of {model} required grad when DistributedDataParallel was built, and is"
+                " frozen here. The wrapper waits for its gradients, and the second step raises."
+            )
+            fix = "freeze before the model is wrapped"
+        return self.finding(
+            what,
+            site=flag.site,
+            symbol=account.each(params)[0],
+            notes=[Note("wrapped here", wrap.site)],
+            fix=fix,
+            subject=model,
+        )
+
+
+def _changed(wrap: Event, backward: Event) -> Iterator[tuple[Event, list[Param]]]:
+    """The flags set since the wrapper was built that hold at a backward, and on what."""
+    every = list(wrap.subject.parameters())
+    taken = [p for p in every if p.trains(wrap.index) is True]
+    going = any(p.trains(backward.index) is True for p in taken)
+    unused = wrap.data["wrapper"].options.get("find_unused_parameters", False)
+    found: dict[int, tuple[Event, list[Param]]] = {}
+    for param in every:
+        flag, before = param.written(backward.index), param.trains(wrap.index)
+        now = param.trains(backward.index)
+        if flag is None or flag.index < wrap.index or None in (before, now) or before is now:
+            continue
+        if now or (going and unused is False):
+            found.setdefault(flag.index, (flag, []))[1].append(param)
+    yield from found.values()
