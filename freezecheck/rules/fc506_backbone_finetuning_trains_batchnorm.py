@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from freezecheck import program
 from freezecheck.finding import Finding, Severity, Site
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Norm, Param, Snapshot, count, summarise
@@ -98,6 +99,11 @@ class BackboneFinetuningTrainsBatchnorm(Rule):
     all frozen BatchNorm layers are trainable and run in train mode. With
     `train_bn=False`, which says that this is not wanted, it is a warning.
 
+    In a text: the module's life in `trainer.fit` is gone through with its callbacks, and
+    the layers that the callback spares are known, trainable and in train mode at the first
+    step. Where a base model's layers are not known, it is silent. fastai's `freeze()`,
+    and `vision_learner` and `fine_tune`, which call it, are told the same way.
+
     ## Limits
 
     fastai's `Learner.freeze()` does the same, but its optimizer is not torch's and is not
@@ -123,6 +129,31 @@ class BackboneFinetuningTrainsBatchnorm(Rule):
             if left:
                 yield self._judge(now, past, index, left, fact)
 
+    def in_source(self, world: program.World) -> Iterator[Finding]:
+        told: set[Site | None] = set()
+        for event in world.of(program.FLAG):
+            if event.data.get("via") != "finetuning" or event.value is not True:
+                continue
+            step = next(world.since(event, program.STEP), None)
+            left = [] if step is None else [p for p in event.params if _trains(p, step)]
+            if left and "callback" in event.data and event.site not in told:
+                told.add(event.site)
+                yield self._in_text(event, left)
+
+    def _in_text(self, event: program.Event, left: list[program.Param]) -> Finding:
+        norms = list(dict.fromkeys(p.module.path for p in left))
+        unheeded = event.data["train_bn"] is False
+        return self.finding(
+            f"{event.data['callback']} leaves {count(len(norms), 'BatchNorm layer')} trainable and"
+            f" in train mode in what it froze: {summarise(norms)}. Their weights and running"
+            f" statistics move from the first step.{_UNHEEDED if unheeded else ''}",
+            site=event.site,
+            symbol=norms[0],
+            fix=_FIX,
+            severity=Severity.WARNING if unheeded else self.severity,
+            subject=left[0].module.root.shown,
+        )
+
     def _judge(
         self, now: Snapshot, past: Timeline, index: int, left: list[Norm], fact: Event
     ) -> Finding:
@@ -131,7 +162,7 @@ class BackboneFinetuningTrainsBatchnorm(Rule):
         own = [p for p in now.of_model(index) if p.module in paths]
         moving = "weights and running statistics" if any(p.held for p in own) else "statistics"
         unheeded = fact.data["train_bn"] is False
-        option = " train_bn=False counts only once the backbone is unfrozen." if unheeded else ""
+        option = _UNHEEDED if unheeded else ""
         names = [now.path(index, norm.path) for norm in left]
         return self.finding(
             f"{callback} leaves {count(len(left), 'BatchNorm layer')} trainable and in train mode"
@@ -139,11 +170,24 @@ class BackboneFinetuningTrainsBatchnorm(Rule):
             + option,
             site=_site(now, past, {now.path(index, p.name) for p in own}),
             symbol=names[0],
-            fix="freeze the backbone in freeze_before_training() with requires_grad_(False), and"
-            " put it in eval mode at the start of each epoch until it is unfrozen",
+            fix=_FIX,
             severity=Severity.WARNING if unheeded else self.severity,
             subject=model.label if _nothing_else_missing(now, index, own) else (),
         )
+
+
+_UNHEEDED = " train_bn=False counts only once the backbone is unfrozen."
+_FIX = (
+    "freeze the backbone in freeze_before_training() with requires_grad_(False), and put it in"
+    " eval mode at the start of each epoch until it is unfrozen"
+)
+
+
+def _trains(param: program.Param, step: program.Event) -> bool:
+    """A parameter of a BatchNorm layer that trains, in train mode, at a step."""
+    module = param.module
+    known = module.norm == "batch" and not module.name.startswith("<") and not module.escaped
+    return known and param.trains(step.index) is True and module.learns(step.index) is True
 
 
 def _left_training(now: Snapshot, model: int) -> list[Norm]:
