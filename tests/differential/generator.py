@@ -19,7 +19,7 @@ from statements import HELPERS, Lines, indent
 
 @dataclass(frozen=True)
 class Script:
-    """A text, and the argument lists to run it with."""
+    """A text, and the ways to run it: arguments, with `NAME=value` for the environment first."""
 
     text: str
     commands: tuple[tuple[str, ...], ...] = ((),)
@@ -38,6 +38,7 @@ _IMPORTS = """import argparse
 import copy
 import functools
 import itertools
+import os
 from collections import OrderedDict
 
 import torch
@@ -92,6 +93,7 @@ class Writer:
         self.options: dict[str, str] = {}  # of the command line, with their declarations
         self.constants: Lines = []
         self.functions: list[str] = []
+        self.environment = False  # it is asked
         self.when = ""  # when the scheduler is stepped
 
     def script(self) -> Script:
@@ -145,11 +147,13 @@ class Writer:
         return int(self.network.inputs.removeprefix("torch.randn(").split(",")[0])
 
     def _commands(self) -> tuple[tuple[str, ...], ...]:
-        """With and without every switch of the command line."""
+        """With and without every switch of the command line, and of the environment."""
         found: list[tuple[str, ...]] = [()]
         for name, text in self.options.items():
             if "store_" in text:
                 found += [(*command, f"--{name}") for command in found]
+        if self.environment:
+            found += [("FULL=1", *command) for command in found]
         return tuple(found)
 
     # -- setting up -----------------------------------------------------------------------
@@ -215,7 +219,8 @@ class Writer:
                 '    print("whole")',
             ]
         if how == "environment":
-            test = self.pick("torch.cuda.is_available()", "not torch.cuda.is_available()")
+            self.environment = True
+            test = self.pick('"FULL" in os.environ', 'os.environ.get("FULL") is None')
             return [f"if {test}:", *indent(lines)]
         self.constants.append(f"FLAG{number} = {self.pick(True, False)}")
         return [f"if FLAG{number}:", *indent(lines)]

@@ -153,10 +153,13 @@ def _parts(step: Step) -> tuple[list[int], list[int]]:
 
 @judge("FC110")
 def _head_frozen(run: Run, claim: Claim) -> bool:
-    for step in run.steps[:1]:
+    """At some step the head is frozen with some of the backbone, and no step before moved it."""
+    moved: set[int] = set()
+    for step in run.steps:
         backbone, head = _parts(step)
-        if head and not any(step.trains[p] for p in head):
+        if head and not any(step.trains[p] or p in moved for p in head):
             return any(not step.trains[p] for p in backbone)
+        moved |= step.moved
     return _nothing(run, claim)
 
 
@@ -371,8 +374,9 @@ def _on_old(run: Run, claim: Claim) -> bool:
 
 @judge("FC306")
 def _misses_group(run: Run, claim: Claim) -> bool:
-    sizes = {b.subject: b.facts["groups"] for b in run.schedulers}
-    return any(sizes.get(s, groups) < groups for s, _, _, groups in run.scheduled)
+    """Added to an optimizer on which a scheduler was built: its next step is the harm."""
+    scheduled = {b.facts["optimizer"] for b in run.schedulers}
+    return any(b.subject in scheduled for b in run.added)
 
 
 @judge("FC307")

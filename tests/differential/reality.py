@@ -10,6 +10,7 @@ import ast
 import contextlib
 import gc
 import io
+import os
 import random
 import sys
 import warnings
@@ -138,9 +139,12 @@ def run(text: str, command: tuple[str, ...] = (), filename: str = "generated.py"
     watch = _Watch(filename)
     random.seed(0)
     torch.manual_seed(0)
+    variables = dict(part.split("=") for part in command if part[0] != "-")
+    arguments = [filename, *(part for part in command if part[0] == "-")]
     quiet = contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO())
     with contextlib.ExitStack() as stack:
-        for context in (*quiet, pretrained(), mock.patch.object(sys, "argv", [filename, *command])):
+        stack.enter_context(mock.patch.dict(os.environ, variables))
+        for context in (*quiet, pretrained(), mock.patch.object(sys, "argv", arguments)):
             stack.enter_context(context)
         warnings.simplefilter("ignore")
         stack.enter_context(warnings.catch_warnings())
