@@ -70,7 +70,7 @@ class StatementWithoutEffect(Rule):
     code = "FC105"
     name = "statement-without-effect"
     severity = Severity.ERROR
-    explains = ("FC120", "FC203")
+    explains = ("FC120", "FC203", "FC405")
 
     def in_source(self, world: World) -> Iterator[Finding]:
         told = set()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from freezecheck import program
+from freezecheck.finding import Site
 from freezecheck.program import Group, Module, Optimizer, Param, Scheduler
 from freezecheck.source import calls, conditions, iteration, structure
 from freezecheck.source.machine import Machine
@@ -252,9 +253,10 @@ def store(m: Machine, target: ast.Attribute, owner: Any, name: str, value: Any) 
         set_on_module(m, target, owner, name, value)
     elif isinstance(owner, Instance):
         label(value, f"self.{name}" if ast.unparse(target.value) == "self" else name)
+        hides = hiding(owner, name, value)
         owner.attributes[name] = value
         if not isinstance(value, (Module, Optimizer, Scheduler)):
-            m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name)
+            m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name, **hides)
     elif isinstance(owner, Unknown):
         label(value, name)
         m.overrides[f"{owner.key}.{name}"] = value
@@ -268,6 +270,21 @@ def store(m: Machine, target: ast.Attribute, owner: Any, name: str, value: Any) 
         event = m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name)
         if isinstance(owner, Tensor):
             event.data.update(passing=is_passing(target.value), before=owner.needs)
+
+
+def hiding(owner: Any, name: str, value: Any) -> dict[str, Any]:
+    """The method of its class that an attribute hides, as data of the event: where it is
+    defined (`hides`), and whether the value is one that cannot be called (`plain`)."""
+    method = owner.cls.find(name) if owner.cls is not None else None
+    plain = is_constant(value) or isinstance(value, (List, Dict, tuple))
+    if not isinstance(method, Function) or method.decorators or not (plain or _may_be(value)):
+        return {}
+    path = method.scope.file.path
+    return {"hides": Site(path, method.node.lineno), "plain": plain and value is not None}
+
+
+def _may_be(value: Any) -> bool:
+    return isinstance(value, (Unknown, conditions.Condition))
 
 
 def is_passing(node: ast.expr) -> bool:
@@ -330,7 +347,10 @@ def set_on_module(m: Machine, target: Any, owner: Module, name: str, value: Any)
     own = owner.cls is not None and ast.unparse(getattr(target, "value", target)) == "self"
     before = owner.attributes.get(name, owner.options.get(name))
     owner.attributes[name] = value
-    m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name, own=own, before=before)
+    m.event(
+        program.ATTRIBUTE, target, owner, value=value, attribute=name, own=own, before=before,
+        **hiding(owner, name, value),
+    )  # fmt: skip
 
 
 def put(m: Machine, target: Any, owner: Module, name: str, value: Module) -> None:
