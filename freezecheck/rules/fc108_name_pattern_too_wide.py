@@ -1,14 +1,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from freezecheck.finding import Finding, Note, Severity
+from freezecheck.held import moments
+from freezecheck.named import param_at
 from freezecheck.pattern import Atom, Branch, Chain, members, model_of, read, value
+from freezecheck.program import PATTERN as TESTED
+from freezecheck.program import REPLACE, Event, Module, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Param, Snapshot, summarise
 from freezecheck.timeline import PATTERN, Timeline
 
+# Of names that a branch acted on, those that are still as it left them.
+AsLeft = Callable[[Chain, Branch, Atom, list[str]], list[str]]
 _HEADS = ("classifier", "fc", "head", "heads")
 
 
@@ -89,6 +95,9 @@ class NamePatternTooWide(Rule):
     deep inside earlier stages as well; or if it hits only such layers and the new head
     stays frozen. In the end the flags of these layers must be as the test left them.
 
+    In a text, the same with the names that the model is known to have there: one of the
+    file's own, or of torchvision or timm. The end is the first use of an optimizer.
+
     ## Limits
 
     Several layers that are called after the head on purpose (`fc1`, `fc2`, `fc3` at the
@@ -114,19 +123,39 @@ class NamePatternTooWide(Rule):
                 names = [n for n in chain.names if not _earlier(chain, index, n)]
                 for atom in branch.atoms:
                     for literal in atom.literals:
-                        text = _number(now, chain, branch, atom, literal, names) or _head(
-                            now, chain, branch, atom, literal, names
+                        left = _left_in(now)
+                        text = _number(left, chain, branch, atom, literal, names) or _head(
+                            now, left, chain, branch, atom, literal, names
+                        )
+                        if text and (chain.model, literal) not in told:
+                            told.add((chain.model, literal))
+                            yield self._tell(chain, branch, *text)
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        told: set[tuple[str, str]] = set()
+        for event in world.of(TESTED):
+            chain, left = event.value, _left_in_text(world, event)
+            for index, branch in enumerate(chain.branches):
+                names = [n for n in chain.names if not _earlier(chain, index, n)]
+                for atom in branch.atoms:
+                    for literal in atom.literals:
+                        text = _number(left, chain, branch, atom, literal, names)
+                        text = text or _head_in_text(
+                            world, event, left, branch, atom, literal, names
                         )
                         if text and (chain.model, literal) not in told:
                             told.add((chain.model, literal))
                             yield self._tell(chain, branch, *text)
 
     def _tell(self, chain: Chain, branch: Branch, message: str, fix: str) -> Finding:
+        notes = [Note("called from here", chain.caller)] if chain.caller else []
+        if branch is not chain.branches[0]:
+            notes.append(Note("the tests begin here", chain.site(chain.branches[0])))
         return self.finding(
             message,
             site=chain.site(branch),
             symbol=chain.subject or chain.model,
-            notes=[Note("called from here", chain.caller)] if chain.caller else [],
+            notes=notes,
             fix=fix,
             subject=chain.model,
         )
@@ -138,7 +167,7 @@ def _earlier(chain: Chain, index: int, name: str) -> bool:
 
 
 def _number(
-    now: Snapshot, chain: Chain, branch: Branch, atom: Atom, literal: str, names: list[str]
+    left: AsLeft, chain: Chain, branch: Branch, atom: Atom, literal: str, names: list[str]
 ) -> tuple[str, str] | None:
     """`layer.1` of which the name goes on with another digit: message and fix."""
     if atom.how not in ("in", "startswith") or not re.search(r"[A-Za-z].*\d$", literal):
@@ -151,7 +180,7 @@ def _number(
     others = [o for a in branch.atoms if a.negated == atom.negated for o in a.literals]
     if not (atom.each and branch.action == "collect"):
         cut = [n for n in cut if not any(_exactly(atom, o, n) for o in others if o != literal)]
-    cut = _as_left(now, chain, branch, atom, cut)
+    cut = left(chain, branch, atom, cut)
     if not whole or not cut:
         return None
     meant, more = _paths(atom, literal, whole), _paths(atom, literal, cut)
@@ -179,7 +208,13 @@ def _paths(atom: Atom, literal: str, names: list[str]) -> list[str]:
 
 
 def _head(
-    now: Snapshot, chain: Chain, branch: Branch, atom: Atom, literal: str, names: list[str]
+    now: Snapshot,
+    left: AsLeft,
+    chain: Chain,
+    branch: Branch,
+    atom: Atom,
+    literal: str,
+    names: list[str],
 ) -> tuple[str, str] | None:
     """`fc` that is found inside the backbone: message and fix."""
     index = model_of(now, chain)
@@ -193,24 +228,81 @@ def _head(
     ours = [p for p in params.values() if p.module == head.path]
     stage = {p.stage for p in ours}
     deep = [n for n in hits if params[n].stage not in stage and not _own(literal, params[n].name)]
-    deep = _as_left(now, chain, branch, atom, deep)
+    deep = left(chain, branch, atom, deep)
     if len(deep) < 2 or not ours:
         return None
-    where = summarise(list(dict.fromkeys(params[n].module for n in deep)))
     if len(deep) < len(hits):
-        return (
-            f"{literal!r} matches {len(hits)} parameters, not only the {len(hits) - len(deep)} that"
-            f" it names: {len(deep)} are deep inside the model, in {where}.",
-            f"test for the whole name: name.startswith({literal + '.'!r})",
-        )
+        return _wide(literal, hits, deep)
     if head.fresh and not any(p.trainable for p in ours) and branch.action != "collect":
-        path = now.path(index, head.path)
-        return (
-            f"{literal!r} matches {len(hits)} parameters, all deep inside the model, in {where}."
-            f" The head is {path}; it is new and stays frozen.",
-            f"test for the head that this model has: {head.path + '.'!r}",
-        )
+        return _aside(literal, hits, deep, now.path(index, head.path), head.path)
     return None
+
+
+def _wide(literal: str, hits: list[str], deep: list[str]) -> tuple[str, str]:
+    return (
+        f"{literal!r} matches {len(hits)} parameters, not only the {len(hits) - len(deep)} that"
+        f" it names: {len(deep)} are deep inside the model, in {_modules(deep)}.",
+        f"test for the whole name: name.startswith({literal + '.'!r})",
+    )
+
+
+def _aside(
+    literal: str, hits: list[str], deep: list[str], shown: str, path: str
+) -> tuple[str, str]:
+    return (
+        f"{literal!r} matches {len(hits)} parameters, all deep inside the model, in"
+        f" {_modules(deep)}. The head is {shown}; it is new and stays frozen.",
+        f"test for the head that this model has: {path + '.'!r}",
+    )
+
+
+def _modules(names: list[str]) -> str:
+    return summarise(list(dict.fromkeys(name.rpartition(".")[0] for name in names)))
+
+
+def _head_in_text(
+    world: World,
+    event: Event,
+    left: AsLeft,
+    branch: Branch,
+    atom: Atom,
+    literal: str,
+    names: list[str],
+) -> tuple[str, str] | None:
+    """The same, with the last part of the model as its head."""
+    chain: Chain = event.value
+    if literal.lower() not in _HEADS or atom.how != "in" or chain.of != "parameters":
+        return None
+    hits = [name for name in names if atom.hits(name, literal)]
+    last = chain.names[-1].partition(".")[0]
+    deep = [n for n in hits if n.partition(".")[0] != last and not _own(literal, n)]
+    deep = left(chain, branch, atom, deep)
+    if len(deep) < 2:
+        return None
+    if len(deep) < len(hits):
+        return _wide(literal, hits, deep)
+    if branch.action == "collect" or not _stays_frozen(world, event.subject, last):
+        return None
+    head = event.subject.children[last]
+    return _aside(literal, hits, deep, head.shown, last)
+
+
+def _stays_frozen(world: World, model: Module, last: str) -> bool:
+    """Something in the last part is new, and nothing of it trains."""
+    head = model.children.get(last)
+    if head is None:
+        return False
+    new = any(
+        e.data["new"] in (*head.walk(),) for e in world.of(REPLACE) if e.data["new"] is not None
+    )
+    end = _end(world)
+    return new and all(param.trains(end) is False for param in head.parameters())
+
+
+def _end(world: World) -> int | None:
+    """The first use of an optimizer."""
+    firsts = [next(moments(world, optimizer), None) for optimizer in world.optimizers]
+    return min((moment.index for moment in firsts if moment), default=None)
 
 
 def _own(literal: str, name: str) -> bool:
@@ -220,11 +312,35 @@ def _own(literal: str, name: str) -> bool:
 
 
 def _as_left(
-    now: Snapshot, chain: Chain, branch: Branch, atom: Atom, names: list[str]
+    chain: Chain, branch: Branch, atom: Atom, names: list[str], trains: Callable[[str], bool | None]
 ) -> list[str]:
     """Those whose flag is still as the test left it, where it wrote flags."""
     if branch.action not in ("freeze", "unfreeze") or chain.of != "parameters" or not names:
         return names
     flag = (branch.action == "unfreeze") != atom.negated
-    params: dict[str, Param] = dict(members(now, chain))
-    return [n for n in names if n in params and params[n].trainable == flag]
+    return [name for name in names if trains(name) is flag]
+
+
+def _left_in(now: Snapshot) -> AsLeft:
+    def left(chain: Chain, branch: Branch, atom: Atom, names: list[str]) -> list[str]:
+        params: dict[str, Param] = dict(members(now, chain))
+
+        def trains(name: str) -> bool | None:
+            return params[name].trainable if name in params else None
+
+        return _as_left(chain, branch, atom, names, trains)
+
+    return left
+
+
+def _left_in_text(world: World, event: Event) -> AsLeft:
+    end = _end(world)
+
+    def trains(name: str) -> bool | None:
+        param = param_at(event.subject, name)
+        return param.trains(end) if param is not None else None
+
+    def left(chain: Chain, branch: Branch, atom: Atom, names: list[str]) -> list[str]:
+        return _as_left(chain, branch, atom, names, trains)
+
+    return left

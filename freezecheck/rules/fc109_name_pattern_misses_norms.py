@@ -5,7 +5,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from freezecheck.finding import Finding, Note, Severity
+from freezecheck.held import moments
+from freezecheck.named import module_at, param_at
 from freezecheck.pattern import Atom, Branch, Chain, bare, members, model_of, read
+from freezecheck.program import PATTERN as TESTED
+from freezecheck.program import Event, Group, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Norm, Param, Snapshot, summarise
 from freezecheck.timeline import PATTERN, Timeline
@@ -100,6 +104,10 @@ class NamePatternMissesNorms(Rule):
     the test matched, and if in the end it is indeed unlike what the test was for: its
     flag, its mode, or the weight decay of its group.
 
+    In a text, the same with the names and norm layers that the model is known to have there:
+    one of the file's own, or of torchvision or timm. The end is the first use of an
+    optimizer.
+
     ## Limits
 
     Words with a number or a place in them (`bn1`, `norm_final`) are taken to mean these
@@ -143,15 +151,62 @@ class NamePatternMissesNorms(Rule):
         harmed, harm = _harm(now, branch, atom, found, missed)
         if not harmed:
             return None
-        types = " and ".join(dict.fromkeys(layer.norm.type for layer in layers))
+        types = [layer.norm.type for layer in layers]
+        names = [layer.name for layer in harmed]
+        return self._tell(chain, branch, word, len(by_word), types, names, harm)
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        told: set[tuple[str, str]] = set()
+        for event in world.of(TESTED):
+            chain: Chain = event.value
+            for branch in chain.branches if event.data["norms"] else ():
+                for atom in branch.atoms:
+                    for word in atom.literals:
+                        kind = _normal(word)
+                        if kind not in _WORDS or (chain.model, kind) in told:
+                            continue
+                        finding = self._judge_text(world, event, branch, atom, word)
+                        if finding:
+                            told.add((chain.model, kind))
+                            yield finding
+
+    def _judge_text(
+        self, world: World, event: Event, branch: Branch, atom: Atom, word: str
+    ) -> Finding | None:
+        chain: Chain = event.value
+        norms = _norms(event, word)
+        missed = [name for name in norms if _missed(chain, atom, name)]
+        found = [name for name in norms if atom.hits(name)]
+        by_word = [name for name in norms if atom.hits(name, word)]
+        if not missed or (found and not by_word):
+            return None
+        harmed, harm = _harm_in_text(world, event, branch, atom, found, missed)
+        if not harmed:
+            return None
+        return self._tell(chain, branch, word, len(by_word), list(norms.values()), harmed, harm)
+
+    def _tell(
+        self,
+        chain: Chain,
+        branch: Branch,
+        word: str,
+        hits: int,
+        types: list[str],
+        harmed: list[str],
+        harm: str,
+    ) -> Finding:
+        """`hits` of the norm layers, of these `types`, match; `harmed` are named."""
         noun = "layers" if chain.of == "modules" else "tensors"
+        notes = [Note("called from here", chain.caller)] if chain.caller else []
+        if branch is not chain.branches[0]:
+            notes.append(Note("the tests begin here", chain.site(chain.branches[0])))
         return self.finding(
-            f"{word!r} matches {len(by_word) or 'none'} of the {len(layers)} {types} {noun} that the"
-            f" loop goes through. {len(harmed)} that it misses {harm}:"
-            f" {summarise([layer.name for layer in harmed])}.",
+            f"{word!r} matches {hits or 'none'} of the {len(types)}"
+            f" {' and '.join(dict.fromkeys(types))} {noun} that the loop goes through."
+            f" {len(harmed)} that it misses {harm}: {summarise(harmed)}.",
             site=chain.site(branch),
             symbol=chain.subject or chain.model,
-            notes=[Note("called from here", chain.caller)] if chain.caller else [],
+            notes=notes,
             fix="choose norm layers by their type, over model.modules()",
             subject=chain.model,
         )
@@ -232,3 +287,74 @@ def _decay(now: Snapshot, layer: _Layer) -> float:
     held = layer.param.held if layer.param else ()
     decays = (now.optimizers[h.optimizer].groups[h.group].weight_decay for h in held)
     return max(decays, default=0.0)
+
+
+def _norms(event: Event, word: str) -> dict[str, str]:
+    """The names of norm layers that `word` speaks of, and their types."""
+    kinds = _WORDS[_normal(word)]
+    end = re.search(r"\.(weight|bias)$", word) if event.value.of == "parameters" else None
+    return {
+        name: type
+        for name, (kind, type) in event.data["norms"].items()
+        if (not kinds or kind in kinds) and (end is None or name.endswith(end.group()))
+    }
+
+
+def _harm_in_text(
+    world: World, event: Event, branch: Branch, atom: Atom, found: list[str], missed: list[str]
+) -> tuple[list[str], str]:
+    """As `_harm`, at the first use of an optimizer."""
+    firsts = [next(moments(world, optimizer), None) for optimizer in world.optimizers]
+    end = min((moment.index for moment in firsts if moment), default=None)
+    model = event.subject
+    if branch.action in ("eval", "train"):
+        training = (branch.action == "train") != atom.negated
+        modes = {name: module_at(model, name).learns(end) for name in (*found, *missed)}
+        if any(modes[name] is not training for name in found):
+            return [], ""  # undone for all of them
+        harmed = [name for name in missed if modes[name] is (not training)]
+        return harmed, f"are in {'eval' if training else 'train'} mode"
+    if branch.action in ("freeze", "unfreeze"):
+        flag = (branch.action == "unfreeze") != atom.negated
+        harmed = [name for name in missed if _flags(event, name, end) == {not flag}]
+        return harmed, f"stay {'frozen' if flag else 'trainable'}"
+    if branch.action == "collect" and event.value.of == "parameters":
+        return _collected_in_text(world, event, found, missed)
+    return [], ""
+
+
+def _flags(event: Event, name: str, end: int | None) -> set[bool | None]:
+    """The flags of what has this name, then."""
+    param = param_at(event.subject, name) if event.value.of == "parameters" else None
+    if event.value.of == "modules":
+        return {p.trains(end) for p in module_at(event.subject, name).parameters()}
+    return {param.trains(end)} if param is not None else set()
+
+
+def _collected_in_text(
+    world: World, event: Event, found: list[str], missed: list[str]
+) -> tuple[list[str], str]:
+    """As `_collected`."""
+    decays: dict[str, float | None] = {}
+    every: set[float | None] = set()
+    for name in (*found, *missed):
+        param = param_at(event.subject, name)
+        groups = [
+            (optimizer.options, group)
+            for optimizer in world.optimizers
+            for group in optimizer.groups
+            if param in group.params
+        ]
+        if len(groups) == 1:
+            decays[name] = _weight_decay(*groups[0])
+        for optimizer in world.optimizers if groups else ():
+            every |= {_weight_decay(optimizer.options, group) for group in optimizer.groups}
+    if 0 not in every or None in every or any(decays.get(name) for name in found):
+        return [], ""
+    harmed = [name for name in missed if decays.get(name)]
+    return harmed, f"get weight decay {max(d for d in every if d is not None):g}"
+
+
+def _weight_decay(options: dict[str, object], group: Group) -> float | None:
+    value = group.options.get("weight_decay", options.get("weight_decay"))
+    return value if isinstance(value, (int, float)) else None

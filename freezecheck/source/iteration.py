@@ -66,10 +66,10 @@ def each(m: Machine, found: list[Any], run: Callable[[Any], None]) -> None:
         try:
             run(parts[0])
         except Split:
-            parts = refreshed(item)
-            if len(parts) == 1:
+            again = refreshed(parts[0])  # may be one part, too
+            if again[0] is parts[0]:
                 raise
-            queue[:0] = parts
+            queue[:0] = again
 
 
 def apart(m: Machine, found: list[Any]) -> list[Any]:
