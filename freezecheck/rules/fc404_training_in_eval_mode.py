@@ -2,7 +2,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from freezecheck import modes
 from freezecheck.finding import Finding, Note, Severity, Site
+from freezecheck.modes import Training
+from freezecheck.program import Module, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Dropout, Norm, Snapshot, count, summarise
 from freezecheck.timeline import Event, Timeline
@@ -124,6 +127,34 @@ class TrainingInEvalMode(Rule):
             else:
                 yield from self._recorded(now, past, index, quiet, whole)
 
+    def in_source(self, world: World) -> Iterator[Finding]:
+        told = set()
+        for training in modes.trainings(world):
+            quiet = [layer for layer in training.module.walk() if _came_quiet(layer, training)]
+            if not quiet or quiet[0].site in told:
+                continue
+            told.add(quiet[0].site)
+            source, label = _source(quiet[0]), modes.said(training.root)
+            whole = training.module.learns(training.forward.index) is False
+            kinds = [
+                *(["BatchNorm on old statistics"] if any(_rests(q) for q in quiet) else []),
+                *(["dropout off"] if any(q.stochastic for q in quiet) else []),
+            ]
+            yield self.finding(
+                f"{label} {'trains' if whole else 'partly trains'} in eval mode:"
+                f" {' and '.join(kinds)}. {source.builder}.from_pretrained() returns it so, and"
+                " nothing calls train().",
+                site=source.site,
+                symbol=source.shown,
+                notes=[
+                    Note("comes in eval mode from here", source.site),
+                    Note("trained here", training.forward.site),
+                ],
+                fix=f"call {label}.train() before the training loop",
+                severity=None if whole else Severity.WARNING,
+                subject=label,
+            )
+
     def _recorded(
         self, now: Snapshot, past: Timeline, index: int, quiet: list[Layer], whole: bool
     ) -> Iterator[Finding]:
@@ -205,3 +236,33 @@ def _text(now: Snapshot, index: int, layers: list[Layer], verb: str = "trains") 
         paths = summarise([d.path for d in random])
         parts.append(f"{count(len(random), 'dropout layer')} off ({paths})")
     return f"{now.models[index].label} {verb} in eval mode: {' and '.join(parts)}."
+
+
+def _came_quiet(layer: Module, training: Training) -> bool:
+    """A layer that train mode matters to, in a part that learns, still in the eval mode that
+    it was made in."""
+    index = training.forward.index
+    if layer.born is not False or layer.escaped or layer.moded(index) is not None:
+        return False
+    if not (layer.stochastic or _rests(layer)) or training.reached(layer) is None:
+        return False
+    source = _source(layer)
+    if source.type.startswith("peft.") or any("peft" in m.type for m in _around(layer)):
+        return False
+    return any(param.trains(index) is True for param in source.parameters())
+
+
+def _rests(layer: Module) -> bool:
+    return bool(layer.norm == "batch" or layer.batchnorm) and layer.name != modes.UNLISTED
+
+
+def _around(module: Module) -> Iterator[Module]:
+    found: Module | None = module
+    while found is not None:
+        yield found
+        found = found.parent
+
+
+def _source(layer: Module) -> Module:
+    """The outermost module around it that came in eval mode."""
+    return [m for m in _around(layer) if m.born is False][-1]
