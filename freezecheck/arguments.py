@@ -171,6 +171,9 @@ def _inspect_parser(commands: Any) -> None:
         help="stop after S seconds and show where the script hangs (default 600)",
     )
     parser.add_argument(
+        "--static", action="store_true", help="run nothing: only say what the text shows"
+    )
+    parser.add_argument(
         "--show-output", action="store_true", help="let the script write to standard error"
     )
     parser.add_argument("--output-format", choices=("text", "json"), default="text")

@@ -32,7 +32,7 @@ def check(
             found.extend(rule.in_timeline(past))
         for snapshot in snapshots:
             found.extend(rule.in_snapshot(snapshot, past))
-    return sorted(_unique(_without_consequences(found, rules)), key=_order)
+    return sorted(_unique(without_consequences(found, rules)), key=_order)
 
 
 def check_source(rules: Sequence[Rule], worlds: Sequence[World]) -> list[Finding]:
@@ -43,7 +43,7 @@ def check_source(rules: Sequence[Rule], worlds: Sequence[World]) -> list[Finding
     found: list[dict[tuple[object, ...], Finding]] = []
     for world in worlds:
         here = [finding for rule in rules for finding in rule.in_source(world)]
-        here = _without_consequences(here, rules)
+        here = without_consequences(here, rules)
         found.append({(f.code, f.site, f.symbol): f for f in reversed(here)})
     reached = [{event.site for event in world.events} for world in worlds]
     every: dict[tuple[object, ...], Finding] = {}
@@ -73,7 +73,7 @@ def merge(parts: Iterable[Iterable[Finding]]) -> list[Finding]:
     return sorted(_unique([finding for part in parts for finding in part]), key=_order)
 
 
-def _without_consequences(found: list[Finding], rules: Sequence[Rule]) -> list[Finding]:
+def without_consequences(found: list[Finding], rules: Sequence[Rule]) -> list[Finding]:
     """Drop findings that another finding, about one of the same subjects, explains."""
     explains = {rule.code: rule.explains for rule in rules if rule.explains}
     explained = {

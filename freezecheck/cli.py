@@ -48,8 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _lint(args: argparse.Namespace) -> int:
     from freezecheck import lint
-    from freezecheck.config import closest
-    from freezecheck.finding import Severity
     from freezecheck.report import source
     from freezecheck.report.findings import show
 
@@ -69,12 +67,17 @@ def _lint(args: argparse.Namespace) -> int:
     for path, data in settings.texts.items():
         source.given(path, data)
     show(linted, args.output_format, out, quiet=args.quiet, statistics=args.statistics)
+    failed = any(_fails(args, finding) for finding in linted.findings)
+    return FINDINGS if failed and not args.exit_zero else CLEAN
 
-    def fails(finding: Finding) -> bool:
-        level = args.fail_on or closest(finding.site.path if finding.site else ".").fail_on
-        return level != "never" and finding.severity >= Severity.parse(level)
 
-    return FINDINGS if any(map(fails, linted.findings)) and not args.exit_zero else CLEAN
+def _fails(args: argparse.Namespace, finding: Finding) -> bool:
+    """A finding is severe enough to fail, by the command line or the project of its file."""
+    from freezecheck.config import closest
+    from freezecheck.finding import Severity
+
+    level = args.fail_on or closest(finding.site.path if finding.site else ".").fail_on
+    return level != "never" and finding.severity >= Severity.parse(level)
 
 
 def _files(args: argparse.Namespace, settings: Settings) -> list[str]:
@@ -141,12 +144,21 @@ def _fixes(number: int) -> str:
 
 
 def _inspect(args: argparse.Namespace, target: Target | None) -> int:
-    from freezecheck import inspection
+    from freezecheck import inspection, lint
+    from freezecheck.config import closest
     from freezecheck.finding import Severity
     from freezecheck.live import runner
+    from freezecheck.records import replace
 
-    rules = _selected(args)
+    _selected(args)  # says now which rule does not exist
     command = _command(target)
+    script = _script(target)
+    settings = lint.Settings(_list(args.select), _list(args.ignore))
+    config = closest(script or ".")
+    if args.static:
+        return _static(args, script, settings)
+    found = lint.of_script(script, settings) if script else []
+    rules = settings.rules(config)
     with _progress(args) as on_phase:
         run = runner.run(
             command,
@@ -154,13 +166,37 @@ def _inspect(args: argparse.Namespace, target: Target | None) -> int:
             show_output=args.show_output,
             on_phase=on_phase,
         )
-    report = inspection.checked(run, rules, str(target))
+    report = inspection.checked(run, rules, str(target), found)
+    report = replace(report, findings=tuple(lint.unsuppressed(report.findings, settings)))
     _print_report(args, report)
     if run.outcome != "inspected":
         return COULD_NOT
-    level = args.fail_on or "warning"
+    level = args.fail_on or config.fail_on
     failed = level != "never" and report.at_least(Severity.parse(level))
     return FINDINGS if failed else CLEAN
+
+
+def _static(args: argparse.Namespace, script: str | None, settings: Settings) -> int:
+    """`inspect --static`: lint the script that would be run."""
+    from freezecheck import lint
+    from freezecheck.report.findings import show
+
+    if script is None:
+        raise BadInput("--static needs a script whose text is here")
+    linted = lint.lint([script], settings)
+    show(linted, args.output_format, _streams(args)[0], quiet=args.quiet, statistics=False)
+    return FINDINGS if any(_fails(args, finding) for finding in linted.findings) else CLEAN
+
+
+def _script(target: Target | None) -> str | None:
+    """The script that a command would run, if its text can be found here."""
+    words = target.words if target else []
+    if target and target.kind == "module":
+        base = os.path.join(*words[0].split("."))
+        words = [f"{base}.py", os.path.join(base, "__main__.py")]
+    elif target and target.kind == "script":
+        return words[0]
+    return next((w for w in words if w.endswith(".py") and os.path.isfile(w)), None)
 
 
 def _selected(args: argparse.Namespace) -> tuple[Rule, ...]:

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from freezecheck.check import check, merge
+from freezecheck.check import check, merge, without_consequences
+from freezecheck.finding import Finding
 from freezecheck.live.runner import Run
+from freezecheck.merge import merge as with_source
+from freezecheck.merge import visited
 from freezecheck.report.result import Ran, Report, Stood
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot, count
 
 
-def checked(run: Run, rules: Sequence[Rule], command: str) -> Report:
+def checked(
+    run: Run, rules: Sequence[Rule], command: str, source: Sequence[Finding] = ()
+) -> Report:
     """The findings of every process of a run, each once, and what they rest on.
 
     Once a process has stepped, those that have not are left out, and said to be.
-    `command` is the run as the user would type it.
+    `command` is the run as the user would type it; `source` is what its text shows.
     """
     reached = run.outcome == "inspected"
     used = [r for r in run.reports if r.stepped] if reached else run.reports
@@ -23,6 +28,11 @@ def checked(run: Run, rules: Sequence[Rule], command: str) -> Report:
         check(rules, timeline=r.timeline, snapshots=[r.snapshot] if r.snapshot else [])
         for r in used
     )
+    if source:
+        judged = {rule.code for rule in rules if "L" in rule.halves()} if reached else set()
+        places = visited(r.timeline for r in used)
+        both = with_source(source, findings, judged=judged, visited=places)
+        findings = without_consequences(both, rules)
     seen = [r for r in used if r.snapshot is not None]
     snapshots = [r.snapshot for r in seen if r.snapshot is not None] or [Snapshot()]
     return Report(

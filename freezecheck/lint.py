@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import linecache
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -51,9 +50,12 @@ class Settings:
             select = config.select
             ignore += config.ignore
         chosen = {rule.code for rule in catalogue.select(select, ignore)}
-        # Silence about a file that could not be read would pass for a clean bill.
-        chosen |= {rule.code for rule in catalogue.select(["FC003"], ignore)}
-        return tuple(rule for rule in catalogue.load() if rule.code in chosen)
+        return tuple(
+            rule
+            for rule in catalogue.load()
+            # Silence about a file that could not be read would pass for a clean bill.
+            if rule.code in chosen or (rule.code == "FC003" and not catalogue.matches(rule, ignore))
+        )
 
     def data(self, path: str) -> bytes:
         """The bytes of a file."""
@@ -168,6 +170,20 @@ def lint(files: Sequence[str], settings: Settings, *, jobs: int | None = 1) -> L
     return _Run(linter, files, checked).linted()
 
 
+def of_script(path: str, settings: Settings) -> list[Finding]:
+    """What the text of a script shows about what it does; nothing about the text itself."""
+    own = {rule.code for rule in catalogue.load() if type(rule).in_text is not Rule.in_text}
+    return [finding for finding in lint([path], settings).findings if finding.code not in own]
+
+
+def unsuppressed(findings: Iterable[Finding], settings: Settings) -> list[Finding]:
+    """Of findings that were made elsewhere, those that neither comments nor the
+    configuration of their files take away."""
+    checked = Checked()
+    checked.findings = [*findings]
+    return ordered(_Run(Linter(settings, ()), (), [checked]).kept())
+
+
 class _Run:
     """The files of a run, once each has been looked at."""
 
@@ -178,11 +194,8 @@ class _Run:
 
     def linted(self) -> Linted:
         """Findings, each once, without those that comments suppress."""
-        every = [f for each in self.checked for f in each.findings]
-        found = {(f.code, f.site, f.symbol, f.message): f for f in every if self._wanted(f)}
-        looked = self._looked()
-        kept = suppress.apply(found.values(), self._comments, looked)
-        kept += suppress.apply_to_own(self._in_texts(), self._comments, looked)
+        kept = self.kept()
+        kept += suppress.apply_to_own(self._in_texts(), self._comments, self._looked)
         return Linted(
             findings=tuple(ordered(self._relocated(kept))),
             files=len(self.files),
@@ -190,6 +203,12 @@ class _Run:
             calls=sum(each.calls for each in self.checked),
             unfinished=tuple(p for p, each in zip(self.files, self.checked) if not each.complete),
         )
+
+    def kept(self) -> list[Finding]:
+        """What was found, but for the comments themselves, without what they suppress."""
+        every = [f for each in self.checked for f in each.findings]
+        found = {(f.code, f.site, f.symbol, f.message): f for f in every if self._wanted(f)}
+        return suppress.apply(found.values(), self._comments, self._looked)
 
     def _wanted(self, finding: Finding) -> bool:
         """A file that is imported may have other rules than the one that imports it."""
@@ -204,12 +223,9 @@ class _Run:
         sources: dict[str, Source] = {}
         for path in dict.fromkeys(paths):
             try:
-                source = sources[path] = read(path, self.linter.settings.data(path))
+                sources[path] = read(path, self.linter.settings.data(path))
             except OSError:
                 continue
-            if path in self.linter.settings.texts:  # for the reports, which read the file otherwise
-                text = source.text.splitlines(keepends=True)
-                linecache.cache[path] = (len(source.text), None, text, path)
         return sources
 
     @cached_property
@@ -220,6 +236,7 @@ class _Run:
             for path, source in self._sources.items()
         }
 
+    @cached_property
     def _looked(self) -> suppress.Looked:
         rules = catalogue.load()
         return suppress.Looked(

@@ -7,7 +7,6 @@ from 1 over all of them, text included, as they stand in the notebook.
 from __future__ import annotations
 
 import ast
-import linecache
 import re
 from bisect import bisect_right
 from typing import Any
@@ -178,8 +177,7 @@ def _without_cell_magic(lines: list[str]) -> list[str]:
 
 
 class Places:
-    """From lines of the program to lines of cells. The cells' text is then to be had from
-    `linecache`, where reports look for text that has no file."""
+    """From lines of the program to lines of cells."""
 
     def __init__(self, path: str, cells: list[Cell]) -> None:
         self._path = path
@@ -190,8 +188,6 @@ class Places:
         """`nb.ipynb:37` as `nb.ipynb[cell 3]:5`."""
         cell = self._cells[max(bisect_right(self._firsts, site.line) - 1, 0)]
         name = f"{self._path}[cell {cell.number}]"
-        lines = cell.text.splitlines(keepends=True)
-        linecache.cache[name] = (len(cell.text), None, lines, name)
         before = cell.first - 1
         end = None if site.end_line is None else site.end_line - before
         return Site(name, site.line - before, site.column, end, site.end_column)
