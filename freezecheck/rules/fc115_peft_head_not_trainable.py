@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from freezecheck.finding import Finding, Severity
+from freezecheck.finding import Finding, Note, Severity
+from freezecheck.peft import adapters, head, takers
+from freezecheck.program import World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot, is_adapter
 from freezecheck.timeline import Timeline
@@ -77,6 +79,10 @@ class PeftHeadNotTrainable(Rule):
     The last layer is frozen, its values look as the constructor drew them, and adapter
     parameters are trainable.
 
+    In a text: the head is the last layer with parameters, or the classifier that a model of
+    transformers adds to a checkpoint that is known to have none. The PEFT config is known, and
+    neither its `task_type` nor its `modules_to_save` nor its `target_modules` speaks of it.
+
     ## Limits
 
     A head without a bias whose initial values follow no known scheme cannot be told from
@@ -108,7 +114,30 @@ class PeftHeadNotTrainable(Rule):
                 " the adapters train: its random values will never change.",
                 site=next((o.site for o in now.optimizers if o.site), None),
                 symbol=symbol,
-                fix=f"name it in the PEFT config: modules_to_save=[{symbol.rpartition('.')[2]!r}],"
-                " or give the config its task_type",
+                fix=_FIX.format(symbol.rpartition(".")[2]),
                 subject=model.label,
             )
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        for model in adapters(world):
+            mine = head(model)
+            if mine is None or any(param.trainable is not False for param in mine.parameters()):
+                continue
+            for optimizer in takers(world, model):
+                if not any(optimizer.holds(param) for param in model.params):
+                    continue
+                if any(p.trains(optimizer.event.index) is not False for p in mine.parameters()):
+                    continue
+                yield self.finding(
+                    f"the head {mine.shown} is new and frozen, while the adapters train: its random"
+                    " values will never change.",
+                    site=optimizer.site,
+                    symbol=mine.path,
+                    notes=[Note("everything but the adapters is frozen here", model.wrap.site)],
+                    fix=_FIX.format(mine.name),
+                    subject=mine.root.shown,
+                )
+                break
+
+
+_FIX = "name it in the PEFT config: modules_to_save=[{!r}], or give the config its task_type"

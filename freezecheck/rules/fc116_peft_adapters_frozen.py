@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from freezecheck.finding import Finding, Severity
+from freezecheck.finding import Finding, Note, Severity
+from freezecheck.peft import adapters, takers
+from freezecheck.program import FLAG, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot, count, is_adapter, summarise
 from freezecheck.timeline import Timeline
@@ -77,6 +79,10 @@ class PeftAdaptersFrozen(Rule):
     Adapter parameters are told by the names that PEFT gives them (`lora_A`, `ia3_l`, ...).
     The model must be in a training setup, with an optimizer.
 
+    In a text: the adapters come from `get_peft_model` or `PeftModel.from_pretrained`, all of
+    them are known to be frozen where an optimizer is built from the model, and it steps while
+    they still are.
+
     ## Limits
 
     A setup that trains other parts and keeps loaded adapters frozen on purpose looks the
@@ -107,7 +113,38 @@ class PeftAdaptersFrozen(Rule):
                 f" {summarise(names)}. Training will not change them.",
                 site=next((o.site for o in now.optimizers if o.site), None),
                 symbol=names[0],
-                fix="load them with PeftModel.from_pretrained(..., is_trainable=True), and prepare"
-                " the base model before get_peft_model()",
+                fix=_FIX,
                 subject=model.label,
             )
+
+    def in_source(self, world: World) -> Iterator[Finding]:
+        for model in adapters(world):
+            if any(param.trainable is not False for param in model.params):
+                continue
+            for optimizer in takers(world, model):
+                last = optimizer.steps[-1].index if optimizer.steps else None
+                when = (optimizer.event.index, last)
+                if any(param.trains(time) is not False for param in model.params for time in when):
+                    continue
+                flags = dict.fromkeys(
+                    event.site for event in world.of(FLAG) if set(event.params) & set(model.params)
+                )
+                yield self.finding(
+                    f"the adapters of {model.module.root.shown} are all frozen. Training will not"
+                    " change them.",
+                    site=optimizer.site,
+                    symbol=model.params[0].path,
+                    notes=[
+                        Note("the adapters come from here", model.wrap.site),
+                        *(Note("frozen here", site) for site in flags if site != model.wrap.site),
+                    ],
+                    fix=_FIX,
+                    subject=model.module.root.shown,
+                )
+                break
+
+
+_FIX = (
+    "load them with PeftModel.from_pretrained(..., is_trainable=True), and prepare the base model"
+    " before get_peft_model()"
+)

@@ -63,6 +63,7 @@ def make(m: Machine, kind: str, pretrained: bool, checkpoint: Any, given: Call) 
         base = made.children.get(architectures.base(f"{builder}:{named}"))
         if base is not None:
             made.attributes["base_model"] = base
+        made.options["heads"] = architectures.head(f"{builder}:{named}")
         fresh = False if named and _is_known(builder, named) else None
         for name in architectures.head(f"{builder}:{named}"):
             if name in made.children and _CLASSIFIES.search(kind):

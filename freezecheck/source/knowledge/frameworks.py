@@ -15,7 +15,9 @@ HOMES: dict[str, str] = {
     "accelerate": "accelerate",
     "lightning": "lightning",
     "lightning_fabric": "lightning",
+    "peft": "peft",
     "pytorch_lightning": "lightning",
+    "timm": "timm",
     "transformers": "huggingface",
 }
 
@@ -60,6 +62,27 @@ OBJECTS: dict[str, str] = {
     "peft.PromptTuningConfig": f"* {_ADAPTER}",
     "peft.PromptEncoderConfig": f"* {_ADAPTER}",
     "peft.PrefixTuningConfig": f"* {_ADAPTER}",
+}
+
+# The modules that PEFT adds for a configuration: how their paths end, before the adapter's name.
+ADAPTERS: dict[str, tuple[str, ...]] = {
+    "peft.LoraConfig": ("lora_A", "lora_B"),
+    "peft.AdaLoraConfig": ("lora_A", "lora_B", "lora_E"),
+    "peft.IA3Config": ("ia3_l",),
+    "peft.LoHaConfig": ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+    "peft.LoKrConfig": ("lokr_w1", "lokr_w2"),
+    "peft.OFTConfig": ("oft_R",),
+    "peft.VeraConfig": ("vera_lambda_b", "vera_lambda_d"),
+    "peft.PromptTuningConfig": ("prompt_encoder",),
+    "peft.PromptEncoderConfig": ("prompt_encoder",),
+    "peft.PrefixTuningConfig": ("prompt_encoder",),
+}
+
+# Task: the modules that PEFT keeps trainable beside its adapters.
+HEADS: dict[str, tuple[str, ...]] = {
+    "SEQ_CLS": ("classifier", "score"),
+    "TOKEN_CLS": ("classifier", "score"),
+    "QUESTION_ANS": ("qa_outputs",),
 }
 
 # Unknown values of these names are taken for such objects.
