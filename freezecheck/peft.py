@@ -28,8 +28,8 @@ def adapters(world: World) -> Iterator[Adapted]:
             yield Adapted(event, module, params)
 
 
-def takers(world: World, model: Adapted) -> Iterator[Optimizer]:
-    """The optimizers that were built from the model afterwards and do step."""
+def takers(world: World, model: Adapted) -> Iterator[tuple[Optimizer, int]]:
+    """The optimizers that were built from the model afterwards and do step; and when built."""
     inside = list(model.module.parameters())
     for optimizer in world.optimizers:
         event = optimizer.event
@@ -39,7 +39,7 @@ def takers(world: World, model: Adapted) -> Iterator[Optimizer]:
             continue
         held = [p for group in optimizer.groups for p in group.params]
         if not held or any(optimizer.holds(param) for param in inside):
-            yield optimizer
+            yield optimizer, event.index
 
 
 def head(model: Adapted) -> Module | None:

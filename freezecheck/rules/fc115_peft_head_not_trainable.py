@@ -123,10 +123,10 @@ class PeftHeadNotTrainable(Rule):
             mine = head(model)
             if mine is None or any(param.trainable is not False for param in mine.parameters()):
                 continue
-            for optimizer in takers(world, model):
+            for optimizer, built in takers(world, model):
                 if not any(optimizer.holds(param) for param in model.params):
                     continue
-                if any(p.trains(optimizer.event.index) is not False for p in mine.parameters()):
+                if any(p.trains(built) is not False for p in mine.parameters()):
                     continue
                 yield self.finding(
                     f"the head {mine.shown} is new and frozen, while the adapters train: its random"

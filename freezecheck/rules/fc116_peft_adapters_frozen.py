@@ -121,9 +121,9 @@ class PeftAdaptersFrozen(Rule):
         for model in adapters(world):
             if any(param.trainable is not False for param in model.params):
                 continue
-            for optimizer in takers(world, model):
+            for optimizer, built in takers(world, model):
                 last = optimizer.steps[-1].index if optimizer.steps else None
-                when = (optimizer.event.index, last)
+                when = (built, last)
                 if any(param.trains(time) is not False for param in model.params for time in when):
                     continue
                 flags = dict.fromkeys(

@@ -79,7 +79,7 @@ def create_optimizer(m: Machine, given: Call) -> Any:
     model = attributes.as_module(m, value, given.node) if isinstance(value, Module) else None
     bound = dict(given.keywords)
     bound.update(zip(("opt", "lr", "weight_decay", "momentum"), given.args[1:]))
-    options = {k: bound[k] for k in ("lr", "weight_decay", "momentum") if k in bound}
+    options: dict[str, Any] = {k: bound[k] for k in ("lr", "weight_decay", "momentum") if k in bound}
     short = _SHORT.get(name) if isinstance(name, str) else None
     kind = f"torch.optim.{short}" if short else "timm.optim.create_optimizer_v2"
     known = optimizers.find(kind)
