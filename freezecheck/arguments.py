@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -34,12 +35,27 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, Target | None]:
         where = "; options of the script go after it" if args.command == "inspect" else ""
         program = " ".join(("freezecheck", *filter(None, [args.command])))
         raise BadInput(f"unknown option {unknown[0]}{where} (see {program} --help)")
-    args.help = parser.format_help()
+    if args.command is None:
+        args.help = parser.format_help()
     return args, target
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help as wide as the terminal; argparse would import `shutil` to ask how wide that is."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        try:
+            width = int(os.environ.get("COLUMNS") or os.get_terminal_size().columns)
+        except (OSError, ValueError):
+            width = 80
+        super().__init__(prog, **{"width": max(width, 40) - 2, **options})
 
 
 class Parser(argparse.ArgumentParser):
     """argparse that says what is wrong in one line."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": Formatter, **options})
 
     def error(self, message: str) -> NoReturn:
         raise BadInput(f"{message} (see {self.prog} --help)")
@@ -53,7 +69,9 @@ def _parser(command: str = "") -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"freezecheck {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", parser_class=Parser, prog="freezecheck"
+    )
     makers = {
         "lint": _lint_parser,
         "inspect": _inspect_parser,
@@ -77,7 +95,6 @@ def _lint_parser(commands: Any) -> None:
         "  freezecheck lint --select FC2,FC4 train.py notebooks/\n"
         "  freezecheck lint --fix src\n"
         "  freezecheck lint --output-format sarif > freezecheck.sarif",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -160,7 +177,6 @@ def _inspect_parser(commands: Any) -> None:
         "  freezecheck inspect --ignore FC212 -m my_package.train\n"
         "  freezecheck inspect -- torchrun --nproc-per-node 2 train.py\n"
         "  freezecheck inspect --output-format json train.py > report.json",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     _rule_options(parser)

@@ -7,7 +7,6 @@ with `set_to_none=False`), or not known.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 from freezecheck import gradients, held
 from freezecheck.program import (
@@ -23,6 +22,7 @@ from freezecheck.program import (
     Param,
     World,
 )
+from freezecheck.records import dataclass, field
 
 ABSENT, THERE, ZERO, UNKNOWN = "absent", "there", "zero", "unknown"
 STALE = "a gradient from before the freeze is left on {it}"

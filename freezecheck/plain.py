@@ -7,7 +7,6 @@ lists, dicts and other records; their annotations say how to read them back.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import types
 from collections.abc import Callable
@@ -31,6 +30,8 @@ def encode(value: Any) -> Any:
         return [encode(item) for item in value]
     if isinstance(value, dict):
         return {str(key): encode(item) for key, item in value.items()}
+    import dataclasses  # slow to import, and only a run needs it
+
     if dataclasses.is_dataclass(value):
         return {
             name: encode(item)
@@ -47,6 +48,8 @@ def decode(kind: type[T], data: Any) -> T:
 
 def _list_fields(kind: Any) -> list[tuple[str, Any]]:
     """The encoded fields of a record and their defaults."""
+    import dataclasses
+
     return [
         (f.name, f.default if f.default_factory is dataclasses.MISSING else f.default_factory())
         for f in dataclasses.fields(kind)
@@ -59,6 +62,8 @@ _hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 
 
 def _decode(kind: Any, data: Any) -> Any:
+    import dataclasses
+
     if kind is Any or data is None:
         return _decode_any(data)
     origin, args = get_origin(kind), get_args(kind)

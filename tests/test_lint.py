@@ -439,8 +439,8 @@ def test_nothing_heavy_is_imported(tmp_path):
     (tmp_path / "a.py").write_text(TRAINS + "x = (\n")
     code = (
         "import sys; from freezecheck.cli import main; main(['lint', 'a.py'])\n"
-        "heavy = 'torch numpy rich importlib.metadata asyncio multiprocessing tomllib difflib json'\n"
-        "heavy += ' concurrent.futures subprocess shutil freezecheck.live freezecheck.snapshot'\n"
+        "heavy = 'torch numpy rich importlib.metadata asyncio multiprocessing tomllib difflib'\n"
+        "heavy += ' concurrent.futures subprocess shutil inspect dataclasses freezecheck.live'\n"
         "print([each for each in heavy.split() if each in sys.modules])"
     )
     assert command("-c", code, cwd=tmp_path).stdout.splitlines()[-1] == "[]"

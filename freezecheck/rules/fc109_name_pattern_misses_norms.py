@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from freezecheck.finding import Finding, Note, Severity
 from freezecheck.held import moments
@@ -10,6 +9,7 @@ from freezecheck.named import module_at, param_at
 from freezecheck.pattern import Atom, Branch, Chain, bare, members, model_of, read
 from freezecheck.program import PATTERN as TESTED
 from freezecheck.program import Event, Group, World
+from freezecheck.records import dataclass
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Norm, Param, Snapshot, summarise
 from freezecheck.timeline import PATTERN, Timeline

@@ -11,10 +11,10 @@ import ast
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple, TypeGuard
 
 from freezecheck.finding import Edit, Finding, Fix, Site
+from freezecheck.records import replace
 from freezecheck.source.read import Source
 
 
