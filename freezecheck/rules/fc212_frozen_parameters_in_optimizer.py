@@ -143,8 +143,9 @@ def _always_frozen(world: World, optimizer: Optimizer) -> list[program.Param]:
     """What it holds and never trains, beside others that it does; nothing where something
     that it holds is unfrozen later."""
     uses = [use.index for use in held.moments(world, optimizer)]
-    if not uses:
-        return []
+    first = optimizer.event is not None and not any(number for _, number in optimizer.event.loops)
+    if not uses or not first:
+        return []  # in later passes of a loop, not all of the loops inside is gone through
     own = [*held.members(optimizer, uses[0])]
     flags = {p.id: {p.trains(use) for use in uses} for p in own}
     if any(flags[p.id] == {True, False} for p in own) or not any(
