@@ -371,6 +371,15 @@ def put(m: Machine, target: Any, owner: Module, name: str, value: Module) -> Non
     value.added = library and old is None and owner.type.startswith(("torchvision.models.", "timm."))
     if value is not owner.root:
         value.parent, value.name, value.detached = owner, name, None
+        _settle(value, owner.root)
+
+
+def _settle(module: Module, root: Module) -> None:
+    """Parts of another model that come along in a container are this model's from now on."""
+    for each in module.walk():
+        for name, child in each.children.items():
+            if child.parent is not each and child.root is not root:
+                child.parent, child.name = each, name
 
 
 def _leave(old: Module, new: Module, event: Any) -> None:
