@@ -18,6 +18,7 @@ MODULES = (
     "fc103_requires_grad_method_overwritten",
     "fc104_requires_grad_on_copy",
     "fc105_statement_without_effect",
+    "fc106_freeze_undone",
     "fc107_name_pattern_matches_nothing",
     "fc108_name_pattern_too_wide",
     "fc109_name_pattern_misses_norms",

@@ -389,7 +389,7 @@ class World:
     """One way through a program.
 
     `choices` are the conditions that were taken as true or false on the way, as
-    (site, text, value). `entry` is the function that it starts in ("" for the file
+    (site, text, value), and `chosen` the numbers of the events that came next. `entry` is the function that it starts in ("" for the file
     itself, run as a script).
     """
 
@@ -401,6 +401,7 @@ class World:
         self.optimizers: list[Optimizer] = []
         self.schedulers: list[Scheduler] = []
         self.choices: list[tuple[Site, str, bool]] = []
+        self.chosen: list[int] = []
         # How often the loop on a line goes round: a number, the text of what it is ("args.epochs"),
         # None where it is not known.
         self.lengths: dict[int, int | str | None] = {}

@@ -136,6 +136,7 @@ class Machine:
 
         def chosen(atom: Formula, answer: bool) -> None:
             self.world.choices.append((self.site(node), " ".join(map(str, atom)), answer))
+            self.world.chosen.append(len(self.world.events))
 
         return self.decisions.decide(formula, chosen)
 
