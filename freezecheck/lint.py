@@ -13,7 +13,7 @@ from freezecheck.finding import Finding, Site
 from freezecheck.records import replace
 from freezecheck.report.linted import Linted
 from freezecheck.rule import Rule
-from freezecheck.source import notebook, skim
+from freezecheck.source import skim
 from freezecheck.source.analysis import analyze
 from freezecheck.source.project import Project, dotted
 from freezecheck.source.read import Source, read
@@ -266,13 +266,18 @@ class _Run:
     def _relocated(self, findings: Iterable[Finding]) -> Iterator[Finding]:
         """The findings with places in notebooks by cell, as people count."""
         notebooks = {path: source.cells for path, source in self._sources.items() if source.cells}
+        if not notebooks:
+            yield from findings
+            return
+        from freezecheck.source import notebook
+
         places = {path: notebook.Places(path, cells) for path, cells in notebooks.items()}
 
         def move(site: Site) -> Site:
             return places[site.path].of(site) if site.path in places else site
 
         for finding in findings:
-            yield _moved(finding, move) if places else finding
+            yield _moved(finding, move)
 
 
 def _moved(finding: Finding, move: Callable[[Site], Site]) -> Finding:

@@ -16,12 +16,11 @@ from freezecheck.finding import Finding, Site
 from freezecheck.source.read import Source
 from freezecheck.text import Comment
 
-_OURS = re.compile(
-    r"#\s*freezecheck\s*:\s*ignore(?P<file>-file)?\s*(?:\[(?P<codes>[^\]]*)\])?(?![\w-])", re.I
-)
-_NOQA = re.compile(r"#\s*noqa\b(?:\s*:\s*(?P<codes>[A-Z]+\d+(?:[,\s]+[A-Z]+\d+)*))?", re.I)
-_WORDS = re.compile(r"freezecheck\s*:|noqa", re.I)
-_CODE = re.compile(r"FC\d+", re.I)
+# Compiled when first needed: most files have no such comment.
+_OURS = r"(?i)#\s*freezecheck\s*:\s*ignore(?P<file>-file)?\s*(?:\[(?P<codes>[^\]]*)\])?(?![\w-])"
+_NOQA = r"(?i)#\s*noqa\b(?:\s*:\s*(?P<codes>[A-Z]+\d+(?:[,\s]+[A-Z]+\d+)*))?"
+_WORDS = r"(?i)freezecheck\s*:|noqa"
+_CODE = r"(?i)FC\d+"
 
 # Rules about these comments themselves.
 ABOUT_COMMENTS = {"FC001", "FC002"}
@@ -29,7 +28,7 @@ ABOUT_COMMENTS = {"FC001", "FC002"}
 
 def comments(source: Source) -> list[Comment]:
     """The comments of a file that suppress something, in order. Strings are not comments."""
-    if source.tree is None or not _WORDS.search(source.text):
+    if source.tree is None or not re.search(_WORDS, source.text):
         return []
     statements: dict[int, range] | None = None
     found: list[Comment] = []
@@ -46,20 +45,20 @@ def _comment_tokens(source: Source) -> Iterator[tuple[str, Site]]:
     tokens = tokenize.generate_tokens(io.StringIO(source.text).readline)
     try:
         for kind, text, (line, column), (_, end), _ in tokens:
-            if kind == tokenize.COMMENT and _WORDS.search(text):
+            if kind == tokenize.COMMENT and re.search(_WORDS, text):
                 yield text, Site(source.path, line, column + 1, line, end + 1)
     except (tokenize.TokenError, SyntaxError):
         return  # a cell of a notebook that is no Python
 
 
 def _read(text: str, site: Site) -> Iterator[Comment]:
-    for match in _OURS.finditer(text):
+    for match in re.finditer(_OURS, text):
         words = re.split(r"[,\s]+", match["codes"] or "")
         codes = tuple(dict.fromkeys(filter(None, words)))
         if codes or match["codes"] is None:
             yield Comment(_part(site, match), codes, whole_file=bool(match["file"]))
-    for match in _NOQA.finditer(text):
-        codes = tuple(_CODE.findall(match["codes"] or ""))
+    for match in re.finditer(_NOQA, text):
+        codes = tuple(re.findall(_CODE, match["codes"] or ""))
         if codes or match["codes"] is None:
             yield Comment(_part(site, match), codes, foreign=True)
 

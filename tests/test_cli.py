@@ -556,3 +556,66 @@ def test_run_as_a_module():
         env=environment(), capture_output=True, text=True,
     )  # fmt: skip
     assert done.stdout == f"freezecheck {__version__}\n"
+
+
+# -- the text of the script ---------------------------------------------------
+
+
+def test_what_the_text_shows_is_part_of_the_report(ran, script, capsys, monkeypatch):
+    from freezecheck import lint
+
+    found = Heads().finding("By the text.", site=Site("train.py", 1))
+    monkeypatch.setattr(lint, "of_script", lambda path, settings: [found] if path else [])
+    script("import torch.optim\n")
+    ran(inspected(missing=True))
+    assert cli.main(["inspect", "-q", "train.py"]) == cli.FINDINGS
+    out = capsys.readouterr().out
+    assert "By the text." in out
+    assert "FC901" in out
+
+
+def test_comments_and_the_configuration_hold_for_a_run(ran, script, capsys, monkeypatch):
+    from freezecheck import config, lint
+
+    found = Missing().finding("By the text.", site=Site("train.py", 1))
+    monkeypatch.setattr(lint, "of_script", lambda path, settings: [found])
+    run = Run(("python",), "inspected", [seen(missing=False)])
+    ran(run)
+    script("import torch.optim  # freezecheck: ignore[FC901]\n")
+    config._of_folder.cache_clear()
+    assert cli.main(["inspect", "train.py"]) == cli.CLEAN
+    script("import torch.optim\n")
+    assert cli.main(["inspect", "train.py"]) == cli.FINDINGS
+    script("[tool.freezecheck]\nfail-on = 'never'\n", "pyproject.toml")
+    config._of_folder.cache_clear()
+    assert cli.main(["inspect", "train.py"]) == cli.CLEAN
+    assert "By the text." in capsys.readouterr().out
+    assert cli.main(["inspect", "--fail-on", "error", "train.py"]) == cli.FINDINGS
+    config._of_folder.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("words", "path"),
+    [
+        ("train.py --lr 3", "train.py"),
+        ("-m pkg.train", "pkg/train.py"),
+        ("-m pkg", "pkg/__main__.py"),
+        ("-m nowhere", None),
+        ("-- torchrun --nproc-per-node 2 train.py -x other.py", "train.py"),
+        ("-- bash train.sh", None),
+    ],
+)
+def test_the_script_of_a_command(script, tmp_path, words, path):
+    (tmp_path / "pkg").mkdir()
+    for name in ("train.py", "other.py", "pkg/train.py", "pkg/__main__.py"):
+        script("", name)
+    assert cli._script(arguments.split(words.split())[1]) == path
+
+
+def test_static_runs_nothing(script, capsys):
+    script("import torch.optim\nraise SystemExit('it ran')\n")
+    assert cli.main(["inspect", "--static", "--output-format", "json", "train.py"]) == cli.CLEAN
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["command"] == "lint"
+    assert captured.err == ""
+    assert cli.main(["inspect", "--static", "--", "bash", "x.sh"]) == cli.COULD_NOT

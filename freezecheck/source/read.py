@@ -6,11 +6,14 @@ import ast
 import io
 import tokenize
 import warnings
+from typing import TYPE_CHECKING
 
 from freezecheck.finding import Site
-from freezecheck.source import notebook
 from freezecheck.source.columns import count_characters
 from freezecheck.text import Problem
+
+if TYPE_CHECKING:
+    from freezecheck.source.notebook import Cell
 
 _NESTED = "it is nested too deeply"
 
@@ -25,7 +28,7 @@ class Source:
         self.path = path
         self.text = ""
         self.tree: ast.Module | None = None
-        self.cells: list[notebook.Cell] = []
+        self.cells: list[Cell] = []
         self.problems: list[Problem] = []
 
     def object(self, message: str, line: int = 1, column: int = 1) -> None:
@@ -80,6 +83,8 @@ def _syntax(problem: SyntaxError) -> tuple[str, int, int]:
 
 
 def _read_notebook(source: Source, data: bytes) -> None:
+    from freezecheck.source import notebook
+
     try:
         source.cells = notebook.cells(data)
     except notebook.Unreadable as problem:

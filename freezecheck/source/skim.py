@@ -20,15 +20,11 @@ _LIBRARIES = tuple(
 )
 
 # A sign is a word that is looked for first, which is much faster, and what it must be part of.
-Signs = tuple[tuple[bytes, re.Pattern[bytes]], ...]
-
-
-def _signs(*signs: tuple[bytes, bytes]) -> Signs:
-    return tuple((word, re.compile(pattern)) for word, pattern in signs)
-
+# The patterns are compiled when they are first needed; for one file, few are.
+Signs = tuple[tuple[bytes, bytes], ...]
 
 # Flags, under their right name or a misspelt one, and whatever is called freezing.
-_STRONG = _signs(
+_STRONG: Signs = (
     (
         b"_g",
         rb"\.(?:require[sd]?|requiers|reqires|requries|requres|requre|needs)_g(?:ra|ar)d\w*"
@@ -45,7 +41,7 @@ _HEAD = (  # `model.fc = nn.Linear(...)`, but not a module's own part
 _KERAS = rb"\.compile\(|\bModel\(|\.trainable|regularizer"
 
 # What counts only where a library is named.
-_WEAK = _signs(
+_WEAK: Signs = (
     (b"ptim", rb"[oO]ptimizer|\boptim\.|torch\.optim|import optim"),
     (b"Adam", rb"Adam\w*\("),
     (
@@ -72,7 +68,7 @@ _WEAK = _signs(
     (b"tensorflow", _KERAS),
 )
 
-_COMMENT = re.compile(rb"freezecheck:|noqa\s*:[^\n]*\bFC\d", re.IGNORECASE)
+_COMMENT = rb"(?i)freezecheck:|noqa\s*:[^\n]*\bFC\d"
 
 
 def matters(data: bytes) -> bool:
@@ -88,8 +84,8 @@ def matters(data: bytes) -> bool:
 
 def speaks(data: bytes) -> bool:
     """Whether a comment in it may be one that suppresses findings of ours."""
-    return (b"freezecheck" in data or b"FC" in data) and bool(_COMMENT.search(data))
+    return (b"freezecheck" in data or b"FC" in data) and bool(re.search(_COMMENT, data))
 
 
 def _shows(signs: Signs, data: bytes) -> bool:
-    return any(word in data and pattern.search(data) for word, pattern in signs)
+    return any(word in data and re.search(pattern, data) for word, pattern in signs)
