@@ -366,7 +366,7 @@ def _on_old(run: Run, claim: Claim) -> bool:
     no scheduler."""
     served = {optimizer for _, optimizer, _, _ in run.scheduled}
     for _, optimizer, steps, _ in run.scheduled:
-        recent = run.steps[max(0, steps - 2) : steps]
+        recent = _together(run, run.steps[steps - 1]) if steps else []
         if recent and all(s.optimizer != optimizer and s.optimizer not in served for s in recent):
             return True
     return False

@@ -130,6 +130,7 @@ class Run:
     loaded: bool = False
     roots: list[nn.Module] = field(default_factory=list)
     named: dict[int, set[str]] = field(default_factory=dict)  # every name a model's tensor had
+    reached: set[int] = field(default_factory=set)  # lines
     error: str | None = None
     keep: list[Any] = field(default_factory=list)  # so that no id is used twice
 
@@ -184,7 +185,7 @@ class _Watch:
     def __init__(self, filename: str) -> None:
         self.run = Run()
         self.filename = filename
-        self.loops = _Loops()
+        self.loops = _Loops(self.run.reached)
         self.depth = 0
         self.modes = 0
         self.building = 0
@@ -439,30 +440,33 @@ class _Watch:
 
 
 class _Loops(ast.NodeTransformer):
-    """Counts the passes of a script's `for` loops."""
+    """Notes the lines that a script gets to, and the passes of its `for` loops."""
 
-    def __init__(self) -> None:
+    def __init__(self, reached: set[int]) -> None:
         self.stack: list[tuple[Any, int, int]] = []  # frame, line, passes
         self.names = {
             "__name__": "__main__",
             "_begin": self.begin,
             "_once": self.once,
             "_end": self.end,
+            "_reach": reached.add,
         }
 
     def counted(self, text: str) -> ast.Module:
         return ast.fix_missing_locations(self.visit(ast.parse(text)))
 
+    def visit(self, node: ast.AST) -> Any:
+        for name in ("body", "orelse"):
+            body = getattr(node, name, None)
+            if isinstance(body, list):
+                lines = [(_call("_reach", each), each) for each in body]
+                setattr(node, name, [each for pair in lines for each in pair])
+        return super().visit(node)
+
     def visit_For(self, node: ast.For) -> list[ast.stmt]:
         self.generic_visit(node)
-
-        def call(name: str) -> ast.stmt:
-            named = ast.Name(name, ast.Load())
-            made = ast.Expr(ast.Call(named, [ast.Constant(node.lineno)], []))
-            return ast.copy_location(made, node)
-
-        node.body.insert(0, call("_once"))
-        return [call("_begin"), node, call("_end")]
+        node.body.insert(0, _call("_once", node))
+        return [_call("_begin", node), node, _call("_end", node)]
 
     def begin(self, line: int) -> None:
         self.stack.append((sys._getframe(1), line, -1))
@@ -487,6 +491,12 @@ class _Loops(ast.NodeTransformer):
             frames.add(id(frame))
             frame = frame.f_back
         self.stack = [entry for entry in self.stack if id(entry[0]) in frames]
+
+
+def _call(name: str, node: ast.stmt) -> ast.stmt:
+    """`name(line of node)`."""
+    called = ast.Call(ast.Name(name, ast.Load()), [ast.Constant(node.lineno)], [])
+    return ast.copy_location(ast.Expr(called), node)
 
 
 def _moments(state: dict[str, Any]) -> bool:

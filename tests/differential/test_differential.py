@@ -116,12 +116,14 @@ def test_what_is_said_of_a_text_is_true(pytestconfig: pytest.Config) -> None:
 
 
 def judged(finding: Finding, script: Script, runs: list[Run]) -> str:
-    """ "true" if some run shows it, "unjudged" without a judge, "open" where a run broke off
-    before it could show, else "false"."""
+    """ "true" if some run shows it, "unjudged" without a judge, "unreached" where no run gets
+    to its line, "open" where a run broke off before it could show, else "false"."""
     if finding.code not in JUDGES:
         return "unjudged"
     if any(true(each, finding, script.text) for each in runs):
         return "true"
+    if finding.site and not any(finding.site.line in each.reached for each in runs):
+        return "unreached"
     return "open" if any(each.error for each in runs) else "false"
 
 
