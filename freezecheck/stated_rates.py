@@ -19,6 +19,7 @@ from freezecheck.program import (
     STEP,
     Event,
     Group,
+    Module,
     Optimizer,
     Param,
     Scheduler,
@@ -207,8 +208,13 @@ def learning(optimizer: Optimizer, use: Event) -> list[tuple[Param, Group]]:
 
 
 def _is_lost(param: Param, use: Event) -> bool:
-    gone = param.module.escaped
-    return gone is not None and gone.index < use.index
+    """Something unknown got hold of its module, or another one took its place."""
+    own: Module | None = param.module
+    escaped = own.escaped is not None and own.escaped.index < use.index
+    while own is not None and not escaped:
+        escaped = own.detached is not None and own.detached.index < use.index
+        own = own.parent
+    return escaped
 
 
 def weights(params: Iterable[Param]) -> list[Param]:
