@@ -209,12 +209,13 @@ def learning(optimizer: Optimizer, use: Event) -> list[tuple[Param, Group]]:
 
 def _is_lost(param: Param, use: Event) -> bool:
     """Something unknown got hold of its module, or another one took its place."""
-    own: Module | None = param.module
-    escaped = own.escaped is not None and own.escaped.index < use.index
-    while own is not None and not escaped:
-        escaped = own.detached is not None and own.detached.index < use.index
-        own = own.parent
-    return escaped
+    gone = param.module.escaped
+    lost = gone is not None and gone.index < use.index
+    module: Module | None = param.module
+    while module is not None and not lost:
+        lost = module.detached is not None and module.detached.index < use.index
+        module = module.parent
+    return lost
 
 
 def weights(params: Iterable[Param]) -> list[Param]:
