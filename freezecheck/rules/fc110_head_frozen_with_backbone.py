@@ -172,8 +172,11 @@ def _freeze_after(placed: Event, moment: Event) -> Event | None:
     freeze = freezes.pop()
     if freezes or freeze is None or freeze.value is not False or freeze.index < placed.index:
         return None
-    pretrained = any(p.module.pretrained and p not in params for p in freeze.params)
-    return freeze if pretrained and not was_handed_on(params[0], moment) else None
+    rest = [p for p in freeze.params if p.module.pretrained and p not in params]
+    frozen = [p for p in rest if p.trains(moment.index) is False]
+    if not rest or 2 * len(frozen) < len(rest) or was_handed_on(params[0], moment):
+        return None
+    return freeze
 
 
 def _is_fresh(params: list[Leaf]) -> bool:
