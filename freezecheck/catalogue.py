@@ -76,6 +76,11 @@ MODULES = (
     "fc503_reentrant_checkpoint_frozen_inputs",
     "fc506_backbone_finetuning_trains_batchnorm",
     "fc507_loss_gets_wrong_input",
+    "fc701_trainable_changed_after_compile",
+    "fc702_unfrozen_batchnorm_in_training",
+    "fc703_keras_rate_not_lowered_after_unfreeze",
+    "fc704_regularizer_set_after_build",
+    "fc705_head_dropped",
 )
 
 

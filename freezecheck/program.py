@@ -44,6 +44,10 @@ SCHEDULE = "schedule"  # scheduler `subject` stepped
 ESCAPE = "escape"  # `subject` was handed to a call that is not understood
 RESULT = "result"  # a statement drops what a call returned: value is the call's name
 RATE = "rate"  # data["option"] of data["group"] of optimizer `subject` set to `value`
+COMPILE = "compile"  # Keras model `subject` compiled; value: the rate; data: "optimizer"
+FIT = "fit"  # Keras model `subject` trained; value: the method
+BUILT = "built"  # Keras model `subject` made of layers; see `source.keras`
+REBUILD = "rebuild"  # Keras: a model made anew from a configuration, or given losses
 END = "end"  # the way ends; value: "end", "raise", "budget"
 
 

@@ -16,6 +16,7 @@ from freezecheck.source.values import (
     STATE,
     Class,
     Dict,
+    Foreign,
     Function,
     Instance,
     Iterator,
@@ -103,6 +104,8 @@ def load(m: Machine, owner: Any, name: str, node: Any) -> Any:
         if name in ("shape", "dtype", "device", "requires_grad", "ndim", "grad", "grad_fn"):
             return Unknown(f"{key_of(owner)}.{name}")
         return Method(owner, name)
+    if isinstance(owner, Foreign):
+        return owner.load(m, name, node)
     if isinstance(owner, Instance):
         return _of_instance(m, owner, name, node)
     if isinstance(owner, Super):
@@ -235,6 +238,8 @@ def _of_super(m: Machine, owner: Super, name: str) -> Any:
 
 def label(value: Any, name: str) -> None:
     """A module, an optimizer or a scheduler is called after the first name that it gets."""
+    if isinstance(value, Foreign):
+        value.named(name)
     root = isinstance(value, Module) and value.parent is None
     if (root or isinstance(value, (Optimizer, Scheduler))) and not value.label:
         value.label = name
@@ -247,7 +252,9 @@ def store(m: Machine, target: ast.Attribute, owner: Any, name: str, value: Any) 
         or (isinstance(value, Module) and name not in ("model", "net", "module"))
     ):
         owner = as_module(m, owner, target)
-    if isinstance(owner, Param):
+    if isinstance(owner, Foreign):
+        owner.store(m, target, name, value)
+    elif isinstance(owner, Param):
         _set_on_param(m, target, owner, name, value)
     elif isinstance(owner, Module):
         set_on_module(m, target, owner, name, value)
@@ -368,7 +375,9 @@ def put(m: Machine, target: Any, owner: Module, name: str, value: Module) -> Non
         _leave(old, value, event)
     owner.children[name] = value
     library = owner.cls is None and not owner.open
-    value.added = library and old is None and owner.type.startswith(("torchvision.models.", "timm."))
+    value.added = (
+        library and old is None and owner.type.startswith(("torchvision.models.", "timm."))
+    )
     if value is not owner.root:
         value.parent, value.name, value.detached = owner, name, None
         _settle(value, owner.root)

@@ -17,6 +17,7 @@ from freezecheck.source.scope import Scope
 from freezecheck.source.values import (
     Class,
     Dict,
+    Foreign,
     Function,
     Instance,
     Iterator,
@@ -134,6 +135,8 @@ def call(m: Machine, function: Any, given: Call) -> Any:
         from freezecheck.source import forward
 
         return forward.run(m, function, given)
+    if isinstance(function, Foreign):
+        return function.call(m, given)
     if isinstance(function, Instance) and function.cls is not None:
         found = function.cls.find("__call__")
         if isinstance(found, Function):
@@ -372,7 +375,7 @@ def called(function: Any, node: Any) -> str:
 
 def _things(value: Any, depth: int = 0) -> list[Any]:
     """The models, optimizers and schedulers in a value."""
-    if isinstance(value, (Module, Optimizer, Scheduler)):
+    if isinstance(value, (Module, Optimizer, Scheduler, Foreign)):
         return [value]
     if isinstance(value, Param):
         return [value.module]

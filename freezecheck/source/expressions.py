@@ -13,6 +13,7 @@ from freezecheck.source.machine import Machine, evaluates
 from freezecheck.source.scope import MISSING, Scope
 from freezecheck.source.values import (
     Dict,
+    Foreign,
     Function,
     Iterator,
     Library,
@@ -220,6 +221,8 @@ def subscript(m: Machine, node: ast.Subscript) -> Any:
 def sliced(m: Machine, owner: Any, parts: list[Any], node: ast.Subscript) -> Any:
     """`owner[a:b:c]`."""
     plain = all(part is None or isinstance(part, int) for part in parts)
+    if isinstance(owner, Foreign):
+        return owner.sliced(parts)
     if isinstance(owner, Tensor):
         return owner
     if isinstance(owner, (str, tuple)) and plain:

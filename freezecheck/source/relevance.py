@@ -26,7 +26,7 @@ _DONE = (
 # and of no consequence for training.
 _BUILT = (
     r"grad|param|compile|adapter|weights|^fc$|classifier|^head|Linear|Sequential|Conv|Norm|^apply$"
-    r"|modules|children|^wrap|prepare|register|softmax|requires|training"
+    r"|modules|children|^wrap|prepare|register|softmax|requires|training|regulari[sz]er"
 )
 _DEEDS = re.compile(_DONE, re.IGNORECASE)
 _WORDS = re.compile(f"{_DONE}|{_BUILT}", re.IGNORECASE)

@@ -318,6 +318,30 @@ class Stream:
         self.limit = limit
 
 
+class Foreign:
+    """A value of a library that is no part of PyTorch: it says itself what is done with it."""
+
+    __slots__ = ()
+
+    def named(self, name: str) -> None:
+        """It is bound to a name."""
+
+    def load(self, m: Any, name: str, node: Any) -> Any:
+        """`value.name`."""
+        return Method(self, name)
+
+    def store(self, m: Any, target: Any, name: str, value: Any) -> None:
+        """`value.name = ...`."""
+
+    def call(self, m: Any, given: Any) -> Any:
+        """`value(...)`."""
+        return Unknown(m.spot(given.node))
+
+    def sliced(self, parts: list[Any]) -> Any:
+        """`value[a:b:c]`."""
+        return self
+
+
 class ParamGroups:
     """`optimizer.param_groups`."""
 

@@ -13,10 +13,13 @@ from freezecheck.source.knowledge.signature import Signature
 # Top-level package: the module that knows it. It is loaded where a file imports the package.
 HOMES: dict[str, str] = {
     "accelerate": "accelerate",
+    "keras": "keras",
     "lightning": "lightning",
     "lightning_fabric": "lightning",
     "peft": "peft",
     "pytorch_lightning": "lightning",
+    "tensorflow": "keras",
+    "tf_keras": "keras",
     "timm": "timm",
     "transformers": "huggingface",
 }
