@@ -152,6 +152,8 @@ class Writer:
         for name, text in self.options.items():
             if "store_" in text:
                 found += [(*command, f"--{name}") for command in found]
+        if "unfreeze" in self.options:
+            found += [(*command, "--unfreeze=1") for command in found]
         if self.environment:
             found += [("FULL=1", *command) for command in found]
         return tuple(found)

@@ -127,16 +127,23 @@ def _literals(line: str) -> list[str]:
 def _matches_nothing(run: Run, claim: Claim) -> bool:
     """A literal on one of the lines is part of no parameter's name, or a helper's is."""
     text = [claim.lines[note.site.line - 1] for note in claim.finding.notes if note.site]
-    words = [word for line in (claim.line, *text) for word in _literals(line)]
-    return any(not any(word in name for name in claim.known) for word in words)
+    return any(
+        not any(_hits(line, word, name) for name in claim.known)
+        for line in (claim.line, *text)
+        for word in _literals(line)
+    )
+
+
+def _hits(line: str, word: str, name: str) -> bool:
+    if "startswith" in line:
+        return name.startswith(word)
+    return name.partition(".")[0] == word if "split" in line else word in name
 
 
 @judge("FC109")
 def _misses_norms(run: Run, claim: Claim) -> bool:
     norms = {f.name for p in run.passes for f in p.norms}
-    return any(
-        0 < sum(word in norm for norm in norms) < len(norms) for word in _literals(claim.line)
-    )
+    return any(sum(word in norm for norm in norms) < len(norms) for word in _literals(claim.line))
 
 
 def _head(step: Step) -> str:
@@ -262,17 +269,10 @@ def _frozen_moves(run: Run, claim: Claim) -> bool:
     return bool(found) and claim.about(found)
 
 
-_KEYS = {"params", "initial_lr", "max_lr", "min_lr", "max_momentum", "base_momentum", "swa_lr"}
-
-
 @judge("FC207")
 def _unknown_key(run: Run, claim: Claim) -> bool:
-    return any(
-        re.search("learning_rate|lr_mult|deacy", key)
-        for s in run.steps
-        for g in s.groups
-        for key in g.keys
-    )
+    given = [key for b in run.optimizers for keys in b.facts["given"] for key in keys]
+    return any(re.search("learning_rate|lr_mult|deacy", key) for key in given)
 
 
 @judge("FC208")
