@@ -44,6 +44,7 @@ CHANGES = re.compile(
     r"freez|frozen|train|grad|adapter|lora|quant|reset|replace|resize|prun|prepare|fuse|merge|inject"
     r"|load|set_|add_|init|tie_"
 )
+MAKES = re.compile(r"^[A-Z]|model|net|backbone|encoder|head|build|create|make|load|optim|sched")
 LOOKS = re.compile(r"eval|valid|test|predict|infer|score|generate|sample|embed|encode|extract")
 
 
@@ -337,8 +338,12 @@ def unknown(m: Machine, function: Any, given: Call) -> Any:
         key = f"{function.key}({', '.join(key_of(a) for a in given.args)})"
     else:
         key = f"{key_of(getattr(function, 'owner', function))}.{name}({', '.join(key_of(a) for a in given.args)})"
-    if not all(is_constant(a) or isinstance(a, (Unknown, Library)) for a in given.all()):
-        key += m.spot(given.node)
+    if MAKES.search(name) or not all(
+        is_constant(a) or isinstance(a, (Unknown, Library)) for a in given.all()
+    ):
+        key += m.spot(given.node)  # two of the same call are two things
+    elif given.keywords:
+        key += f"({', '.join(f'{k}={key_of(v)}' for k, v in given.keywords.items())})"
     return Unknown(key)
 
 
