@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Sequence
 
+from freezecheck.arguments import BadInput
 from freezecheck.lint import Checked, Linter, Settings
 
 _CHUNK = 8  # files that a process is handed at a time
@@ -17,6 +18,7 @@ def check(files: Sequence[str], settings: Settings, jobs: int) -> list[Checked]:
     """What looking at each file gave, in their order."""
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
 
     # We have no threads, so forking is sound, and spares the workers their imports.
     methods = multiprocessing.get_all_start_methods()
@@ -24,6 +26,10 @@ def check(files: Sequence[str], settings: Settings, jobs: int) -> list[Checked]:
     pool = ProcessPoolExecutor(jobs, context, _start, (settings, files))
     try:
         return [*pool.map(_check, files, chunksize=_CHUNK)]
+    except BrokenProcessPool:
+        raise BadInput(
+            "a process was killed from outside, perhaps for want of memory; --jobs 1 uses one alone"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -426,6 +426,13 @@ def test_several_processes_say_the_same(files):
     assert lint.lint(names, lint.Settings(), jobs=3) == one
 
 
+def test_a_killed_process_is_one_line(files, run, monkeypatch):
+    names = files({f"{n}.py": TRAINS for n in range(9)})
+    monkeypatch.setattr(lint.Linter, "check", lambda self, path: os.kill(os.getpid(), 9))
+    assert run(*names, "--jobs", "2")[0] == cli.COULD_NOT
+    assert run.err.startswith("freezecheck: a process was killed from outside")
+
+
 def command(*words: str, cwd: Path, **options) -> subprocess.CompletedProcess:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.run(
