@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from freezecheck import suppress
+from freezecheck import catalogue, lint, suppress
 from freezecheck.finding import Finding, Severity, Site
 from freezecheck.rules.fc001_unused_suppression import UnusedSuppression
 from freezecheck.rules.fc002_unknown_code_in_suppression import UnknownCodeInSuppression
@@ -178,3 +178,15 @@ def test_the_nearest_code_is_named():
 def test_only_text_with_the_words_is_taken_apart(monkeypatch):
     monkeypatch.setattr(suppress.tokenize, "generate_tokens", None)
     assert suppress.comments(read("a.py", b"x = 1  # no qa")) == []
+
+
+@pytest.mark.parametrize(
+    "example",
+    [e for c in ("FC001", "FC002", "FC003") for e in catalogue.find(c).examples()],
+    ids=str,
+)
+def test_the_pages_of_rules_about_texts(example):
+    """Their examples, linted for real."""
+    settings = lint.Settings(texts={"a.py": example.code.encode()})
+    found = [(f.site.line, f.code) for f in lint.lint(["a.py"], settings).findings]
+    assert found == example.expected
