@@ -94,6 +94,7 @@ def story(
     does not bear on it.
     """
     chosen = {param.id for param in params}
+    switches = _switches(world)
     told: dict[tuple[str, Site | None], list[Param]] = {}
     stepped: set[int] = set()
     for event in world.events:
@@ -110,7 +111,8 @@ def story(
             common = [param for param in event.params if param.id in chosen]
             if common:
                 verb = "unfrozen here" if event.value else "frozen here"
-                told.setdefault((verb, event.site), []).extend(common)
+                site = event.stack[-1] if event.site in switches and event.stack else event.site
+                told.setdefault((verb, site), []).extend(common)
         elif event.kind == REPLACE and _is_put(event):
             common = [p for p in event.data["new"].parameters() if p.id in chosen]
             if common:
@@ -119,3 +121,11 @@ def story(
         Note(f"{text}: {names(about)}" if about else text, site)
         for (text, site), about in told.items()
     )
+
+
+def _switches(world: World) -> set[Site | None]:
+    """Lines that freeze as well as unfreeze: of these, the calls that lead to them tell more."""
+    frozen, unfrozen = (
+        {event.site for event in world.of(FLAG) if event.value is value} for value in (False, True)
+    )
+    return frozen & unfrozen

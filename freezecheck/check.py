@@ -45,7 +45,9 @@ def check_source(rules: Sequence[Rule], worlds: Sequence[World]) -> list[Finding
         here = [finding for rule in rules for finding in rule.in_source(world)]
         here = without_consequences(here, rules)
         found.append({(f.code, f.site, f.symbol): f for f in reversed(here)})
-    reached = [{event.site for event in world.events} for world in worlds]
+    reached = [
+        {site for event in world.events for site in (event.site, *event.stack)} for world in worlds
+    ]
     every: dict[tuple[object, ...], Finding] = {}
     for index, findings in enumerate(found):
         for key, finding in findings.items():

@@ -246,7 +246,7 @@ class TrainableNotInOptimizer(Rule):
                 f" {account.verb(found.params)} trainable, and in no optimizer:"
                 f" {'it' if one else 'they'} {moves}.",
                 site=found.optimizer.site,
-                symbol=account.each(found.params)[0],
+                symbol=model,
                 notes=account.story(world, found.params, [found.optimizer], found.until),
                 fix=_IF_MEANT if meant else _REMEDY,
                 severity=Severity.WARNING if meant else Severity.ERROR,

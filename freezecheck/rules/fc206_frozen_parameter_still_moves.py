@@ -171,7 +171,7 @@ class FrozenParameterStillMoves(Rule):
                     " same. The optimizer looks at .grad, not at requires_grad, and"
                     f" {found.why.format(it='it' if one else 'them')}.",
                     site=found.freeze.site,
-                    symbol=account.each(params)[0],
+                    symbol=optimizer.shown,
                     notes=account.story(world, params, [optimizer], found.step),
                     fix=_REMEDY,
                     subject=(optimizer.shown, *models),

@@ -182,7 +182,7 @@ class StaleOptimizerState(Rule):
                     f" unfrozen again. {optimizer.shown} kept {'its' if one else 'their'} moments,"
                     " and applies them as if nothing had happened.",
                     site=site,
-                    symbol=account.each(params)[0],
+                    symbol=optimizer.shown,
                     notes=account.story(world, params, [optimizer], until),
                     fix=_REMEDY,
                     subject=(optimizer.shown, *models),

@@ -113,7 +113,7 @@ class FrozenParametersInOptimizer(Rule):
                 f" which {account.verb(params)} frozen."
                 f" {_harm(builtin, optimizer.type.rpartition('.')[2])}",
                 site=optimizer.site,
-                symbol=account.each(params)[0],
+                symbol=optimizer.shown,
                 notes=account.story(world, params, [optimizer]),
                 fix=_REMEDY,
                 subject=(optimizer.shown, *models),
