@@ -17,7 +17,7 @@ from freezecheck.snapshot import count, summarise
 UNLISTED = "<norms>"  # a child that stands for BatchNorm layers that may exist
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Training:
     """A forward through which a gradient came that an optimizer then used.
 
@@ -137,6 +137,7 @@ def is_frozen(norm: Module, index: int) -> bool:
     return bool(params) and all(param.trains(index) is False for param in params)
 
 
+@lru_cache(maxsize=64)
 def resting(training: Training, world: World) -> list[Module]:
     """BatchNorm layers that were run frozen, in a model that learns.
 
@@ -146,35 +147,46 @@ def resting(training: Training, world: World) -> list[Module]:
     found = []
     for norm in batchnorms(training.module):
         event = training.reached(norm)
-        if (
-            event is not None
-            and is_frozen(norm, event.index)
-            and not _is_copy(norm)
-            and not _is_paused(norm, event, world)
-        ):
-            found.append(norm)
-    return found
+        if event is not None and is_frozen(norm, event.index):
+            found.append((norm, event))
+    if not found:
+        return []
+    index = found[0][1].index
+    copies, paused = _copies(training.root, index), _paused(world, index)
+    return [
+        norm
+        for norm, event in found
+        if norm.id not in copies
+        and own(norm)[0] not in paused
+        and not _alternates(norm, event, world)
+    ]
 
 
-def _is_copy(norm: Module) -> bool:
-    part = norm
-    while part.parent is not None:
-        if part.copied is not None:
-            return True
-        beside = [m for m in part.parent.children.values() if m is not part]
-        if len(list(part.walk())) > 1 or part.rest:
-            shape = _shape(part)
-            if any(
-                _shape(other) == shape and not _numbered(part.name, other.name) for other in beside
-            ):
-                return True
-        part = part.parent
-    return part.copied is not None
+def _copies(root: Module, index: int) -> set[int]:
+    """Ids of the modules in copies of what trains beside them, and in deep copies."""
+    shapes: dict[int, int] = {}
 
+    def shape(module: Module) -> int:
+        inner = tuple((name, shape(child)) for name, child in module.children.items())
+        found = shapes[module.id] = hash((module.type, id(module.architecture), inner))
+        return found
 
-def _shape(module: Module) -> list[tuple[str, object]]:
-    start = len(module.path)
-    return [(m.path[start:], m.architecture or m.type) for m in module.walk()]
+    def spread(module: Module, copied: bool) -> Iterator[int]:
+        if copied:
+            yield module.id
+        alike: dict[int, list[Module]] = {}
+        for child in module.children.values():
+            if child.children or child.rest:
+                alike.setdefault(shapes[child.id], []).append(child)
+        for name, child in module.children.items():
+            twin = any(
+                not _numbered(name, other.name) and any(p.trains(index) for p in other.parameters())
+                for other in alike.get(shapes[child.id], ())
+            )
+            yield from spread(child, copied or twin or child.copied is not None)
+
+    shape(root)
+    return set(spread(root, root.copied is not None))
 
 
 def _numbered(one: str, other: str) -> bool:
@@ -182,18 +194,22 @@ def _numbered(one: str, other: str) -> bool:
     return one.rstrip("0123456789") == other.rstrip("0123456789")
 
 
-def _is_paused(norm: Module, event: Event, world: World) -> bool:
-    params = own(norm)
+def _paused(world: World, index: int) -> set[Param]:
+    """What is in an optimizer of which nothing is trainable for the moment."""
+    found: set[Param] = set()
     for optimizer in world.optimizers:
-        built = optimizer.event
-        if built is not None and built.index < event.index and params:
+        if optimizer.event is not None and optimizer.event.index < index:
             held = [p for group in optimizer.groups for p in group.params]
-            if params[0] in held and not any(p.trains(event.index) for p in held):
-                return True
-    flags = [write for write in params[0].writes if write.value is not None]
-    before = any(w.value for w in flags if w.index < event.index) or params[0].born is True
-    after = any(w.value for w in flags if w.index > event.index)
-    return before and after and _stepped(params[0], event, world)
+            if not any(p.trains(index) for p in held):
+                found.update(held)
+    return found
+
+
+def _alternates(norm: Module, event: Event, world: World) -> bool:
+    """It is frozen and unfrozen in turn, and trained before and after."""
+    (param, *_) = own(norm)
+    later = any(write.value and write.index > event.index for write in param.writes)
+    return later and _stepped(param, event, world)
 
 
 def _stepped(param: Param, event: Event, world: World) -> bool:

@@ -194,10 +194,12 @@ class FrozenBatchnormInTrainMode(Rule):
                 if event is not None and norm.learns(event.index) is True:
                     site = _blamed(norm, event.index)
                     found.setdefault((training.root.id, site), []).append((norm, training))
+        told: set[int] = set()  # what one line does to a layer, another one may do again
         for (_, site), pairs in found.items():
-            yield self._written(
-                site, list({norm.id: norm for norm, _ in pairs}.values()), *pairs[0]
-            )
+            norms = {norm.id: norm for norm, _ in pairs}
+            if not norms.keys() <= told:
+                told |= norms.keys()
+                yield self._written(site, list(norms.values()), *pairs[0])
 
     def _written(
         self, site: Site | None, norms: list[Module], first: Module, training: Training
