@@ -155,7 +155,7 @@ def run(text: str, command: tuple[str, ...] = (), filename: str = "generated.py"
             exec(compile(watch.loops.counted(text), filename, "exec"), watch.loops.names)
         except Exception as error:
             watch.run.error = f"{type(error).__name__}: {error}"
-    gc.collect(0)
+    gc.collect()
     return watch.run
 
 
