@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from freezecheck.account import each
 from freezecheck.finding import Site
 from freezecheck.program import ATTRIBUTE, FLAG, Event, Module, Param, World
 from freezecheck.snapshot import count, summarise
@@ -34,27 +35,36 @@ class Claim:
     def words(self) -> str:
         """What was set on what: `requires_grad = False` is set on 2 modules: layer1, layer2."""
         flag = "" if self.flag is None else f" = {self.flag}"
-        names = [name for name in dict.fromkeys(map(_name, self.subjects)) if name]
+        names = self._names()
         if not names:
             return f"{self.attribute}{flag} is set on a tensor"
-        noun = "module" if isinstance(self.subjects[0], Module) else "tensor"
-        # A rest stands for many, so tensors are named and not counted.
-        listed = count(len(names), noun) if noun == "module" else "tensors"
+        if isinstance(self.subjects[0], Module):
+            listed = count(len(names), "module")
+        else:
+            listed = "parameters"  # a name may stand for many
         return f"{self.attribute}{flag} is set on {listed}: {summarise(names)}"
 
     @property
     def symbol(self) -> str | None:
         """The first owner."""
-        return next(filter(None, map(_name, self.subjects)), None)
+        return next(iter(self._names()), None)
+
+    def _names(self) -> list[str]:
+        if isinstance(self.subjects[0], Module):
+            return list(dict.fromkeys(map(_name, self.subjects)))
+        return each(p for e, subject in zip(self.events, self.subjects) for p in about(e, subject))
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The models that it is about."""
-        return tuple(dict.fromkeys(p.module.root.shown for e in self.events for p in about(e)))
+        params = [p for e, subject in zip(self.events, self.subjects) for p in about(e, subject)]
+        return tuple(dict.fromkeys(param.module.root.shown for param in params))
 
 
-def claims(world: World, wanted: Callable[[Event], bool]) -> Iterator[Claim]:
-    """The lines that claim what is not so and what no later line makes so."""
+def claims(world: World, wanted: Callable[[Event, Any], bool]) -> Iterator[Claim]:
+    """The lines that claim what is not so and what no later line makes so; of those that are
+    `wanted`, judged by their event and by what they are about."""
+    known = {module.key: module for module in world.modules if module.key}
     own = {
         (e.subject.id, e.data["attribute"])
         for e in world.of(ATTRIBUTE)
@@ -62,20 +72,24 @@ def claims(world: World, wanted: Callable[[Event], bool]) -> Iterator[Claim]:
     }
     found: dict[tuple[Site | None, str], Claim] = {}
     for event in world.of(ATTRIBUTE):
-        if not wanted(event) or _is_option(event, own) or not _contradicted(world, event):
+        # What is not known may turn out to be a model further down.
+        subject = known.get(getattr(event.subject, "key", ""), event.subject)
+        if not wanted(event, subject) or _is_option(event, own):
+            continue
+        if not _contradicted(world, event, subject):
             continue
         claim = found.setdefault((event.site, event.data["attribute"]), Claim(event))
         claim.flag = claim.flag if claim.flag is _flag(event) else None
-        claim.subjects.append(event.subject)
+        claim.subjects.append(subject)
         claim.events.append(event)
     yield from found.values()
 
 
-def about(event: Event) -> tuple[Param, ...]:
+def about(event: Event, subject: Any) -> tuple[Param, ...]:
     """The parameters whose flag it speaks of."""
-    if isinstance(event.subject, Module):
-        return tuple(event.subject.parameters())
-    param = getattr(event.subject, "param", None)
+    if isinstance(subject, Module):
+        return tuple(subject.parameters())
+    param = getattr(subject, "param", None)
     if param is not None and param.module is not None:
         return tuple(param.leaves())
     return event.params
@@ -94,10 +108,10 @@ def _is_option(event: Event, own: set[tuple[int, str]]) -> bool:
     return kept or (module.id, attribute) in own
 
 
-def _contradicted(world: World, event: Event) -> bool:
-    params, flag = about(event), _flag(event)
+def _contradicted(world: World, event: Event, subject: Any) -> bool:
+    params, flag = about(event, subject), _flag(event)
     if not params:
-        return not isinstance(event.subject, Module)  # one without parameters: no harm
+        return not isinstance(subject, Module)  # one without parameters: no harm
     if flag is not None and all(p.trains(before=event.index) is flag for p in params):
         return False
     ids = {param.id for param in params}
@@ -108,9 +122,6 @@ def _contradicted(world: World, event: Event) -> bool:
     )
 
 
-def _name(subject: Any) -> str:
-    """`model.layer4`, `layer4.0.conv1.weight`; "" where it has no name."""
-    if isinstance(subject, Module):
-        return "" if "<" in subject.path else subject.path or subject.shown
-    param = subject if isinstance(subject, Param) else getattr(subject, "param", None)
-    return param.path if param is not None and param.module is not None else ""
+def _name(module: Module) -> str:
+    """`layer4`; the model's own label for the whole of it."""
+    return "other layers" if "<" in module.path else module.path or module.shown

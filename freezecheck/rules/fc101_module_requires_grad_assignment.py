@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from freezecheck.finding import Finding, Severity
 from freezecheck.misplaced import claims as claims_in
@@ -151,5 +152,5 @@ class ModuleRequiresGradAssignment(Rule):
             )
 
 
-def _on_module(event: Event) -> bool:
-    return isinstance(event.subject, Module) and event.data["attribute"] == "requires_grad"
+def _on_module(event: Event, subject: Any) -> bool:
+    return isinstance(subject, Module) and event.data["attribute"] == "requires_grad"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from freezecheck.finding import Finding, Severity
 from freezecheck.misplaced import MISSPELLINGS
@@ -145,10 +146,10 @@ class MisspelledRequiresGrad(Rule):
             )
 
 
-def _misspelt(event: Event) -> bool:
+def _misspelt(event: Event, subject: Any) -> bool:
     """On something that has the flag, or is surely meant to have it."""
     if event.data["attribute"] not in MISSPELLINGS:
         return False
-    if isinstance(event.subject, (Module, Param)):
+    if isinstance(subject, (Module, Param)):
         return True
     return isinstance(event.value, bool) and bool(_TENSOR.search(event.data.get("on", "")))

@@ -92,7 +92,7 @@ class RequiresGradMethodOverwritten(Rule):
             )
 
     def in_source(self, world: World) -> Iterator[Finding]:
-        for claim in claims_in(world, lambda e: e.data["attribute"] == "requires_grad_"):
+        for claim in claims_in(world, lambda e, _: e.data["attribute"] == "requires_grad_"):
             if claim.flag is None:
                 continue  # a function: the method is replaced on purpose
             yield self.finding(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from freezecheck.finding import Finding, Severity
 from freezecheck.misplaced import claims
@@ -117,8 +118,8 @@ class RequiresGradOnCopy(Rule):
             )
 
 
-def _on_copy(event: Event) -> bool:
-    copy = getattr(event.subject, "copy", "")
+def _on_copy(event: Event, subject: Any) -> bool:
+    copy = getattr(subject, "copy", "")
     if event.data["attribute"] not in ("requires_grad", "requires_grad_()") or not copy:
         return False
     if copy == "state_dict" and event.value is False:

@@ -194,10 +194,9 @@ def _is_head(placed: Event, head: Module) -> bool:
 
 def _trains_with(world: World, head: Module, optimizer: Optimizer, moment: Event) -> bool:
     """The optimizer is there for the model of this head, which was not trained before."""
-    mine = set(head.root.parameters())
-    held = mine & set(members(optimizer, moment.index))
-    training = [p for root in world.roots for p in root.parameters() if p.trains(moment.index)]
-    if not held or (training and not mine & set(training)):
+    mine, held = set(head.root.parameters()), set(members(optimizer, moment.index))
+    training = {param for param in held if param.trains(moment.index) is not False}
+    if not mine & held or (training and not mine & training):
         return False
     params = set(head.parameters())
     return not any(

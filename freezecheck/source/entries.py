@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from freezecheck.source import calls, relevance
+from freezecheck.source import calls, digest
 from freezecheck.source.calls import Call
 from freezecheck.source.machine import Machine
 from freezecheck.source.values import Class, Function, Instance, Unknown
@@ -75,7 +75,7 @@ def _definitions(tree: ast.Module) -> list[Any]:
 
 
 def _matters(node: Any) -> bool:
-    return any(_DEEDS.search(word) for word in relevance.words(node))
+    return any(_DEEDS.search(word) for word in digest.of(node).words)
 
 
 def _function(node: Any) -> Callable[[Machine], None]:
@@ -97,19 +97,30 @@ def _class(node: ast.ClassDef) -> Iterator[Entry]:
     if len(life) == 2:
         yield Entry(node.name, _life(node, life[-1]), life, 16)
     for each in reversed(methods):
-        if _matters(each) or (each.name == "__init__" and _keeps_lists(each)):
+        if _matters(each) or (each.name == "__init__" and _may_hide(each)):
             yield Entry(f"{node.name}.{each.name}", _method(node, each), [each], 6)
 
 
-def _keeps_lists(node: Any) -> bool:
-    """A constructor sets an attribute to a list or a dict, which may hold modules."""
+def _may_hide(node: Any) -> bool:
+    """A constructor sets an attribute to a list or a dict, which may hold modules, or to what
+    a method makes of a parameter."""
     plain = (ast.List, ast.ListComp, ast.Dict, ast.DictComp, ast.Tuple)
     return any(
         isinstance(each, ast.Assign)
-        and isinstance(each.value, plain)
+        and (isinstance(each.value, plain) or _is_made_of_parameter(each.value))
         and isinstance(each.targets[0], ast.Attribute)
         for each in ast.walk(node)
     )
+
+
+def _is_made_of_parameter(value: ast.expr) -> bool:
+    """`nn.Parameter(...).cuda()`."""
+    made = value.func.value if _is_method_call(value) else None  # type: ignore[attr-defined]
+    return isinstance(made, ast.Call) and ast.unparse(made.func).endswith("Parameter")
+
+
+def _is_method_call(value: ast.expr) -> bool:
+    return isinstance(value, ast.Call) and isinstance(value.func, ast.Attribute)
 
 
 def _method(node: ast.ClassDef, method: Any) -> Callable[[Machine], None]:
