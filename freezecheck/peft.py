@@ -49,7 +49,7 @@ def head(model: Adapted) -> Module | None:
     if not named:
         plain = [m for m in inner.walk() if m.type == "torch.nn.Linear" and m.params]
         named = plain[-1:] if not inner.open else []
-    new = [m for m in named if m.pretrained is False and m.params and m.escaped is None]
+    new = [m for m in named if m.pretrained is False and m.escaped is None and any(m.parameters())]
     if len(new) != 1 or not _is_spared(new[0], model.wrap.data["wrapper"].options):
         return None
     return new[0]

@@ -37,7 +37,8 @@ _TRAINER = (
     " processing_class=None model_init=None compute_loss_func=None compute_metrics=None"
     " callbacks=None optimizers=(None,None) **"
 )
-_ADAPTER = "task_type=None peft_type=None modules_to_save=None target_modules=None **"
+_PROMPT = "task_type=None peft_type=None modules_to_save=None **"
+_ADAPTER = f"target_modules=None {_PROMPT}"
 
 # Class, as people import it: the arguments of its constructor.
 OBJECTS: dict[str, str] = {
@@ -62,9 +63,9 @@ OBJECTS: dict[str, str] = {
     "peft.LoKrConfig": f"* {_ADAPTER}",
     "peft.OFTConfig": f"* {_ADAPTER}",
     "peft.VeraConfig": f"* {_ADAPTER}",
-    "peft.PromptTuningConfig": f"* {_ADAPTER}",
-    "peft.PromptEncoderConfig": f"* {_ADAPTER}",
-    "peft.PrefixTuningConfig": f"* {_ADAPTER}",
+    "peft.PromptTuningConfig": f"* {_PROMPT}",
+    "peft.PromptEncoderConfig": f"* {_PROMPT}",
+    "peft.PrefixTuningConfig": f"* {_PROMPT}",
 }
 
 # The modules that PEFT adds for a configuration: how their paths end, before the adapter's name.
