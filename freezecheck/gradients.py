@@ -44,8 +44,9 @@ def _is_opaque(module: Module) -> bool:
     return module.cls is None or module.cls.find("forward") is None
 
 
-def is_in(module: Module | None, outer: Module) -> bool:
-    """It is `outer`, or below it."""
-    while module is not None and module is not outer:
-        module = module.parent
-    return module is outer
+def is_in(module: Module, outer: Module) -> bool:
+    """It is `outer`, or below it; a module may be below several."""
+    above: Module | None = module
+    while above is not None and above is not outer:
+        above = above.parent
+    return above is outer or any(each is module for each in outer.walk())

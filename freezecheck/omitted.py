@@ -70,6 +70,7 @@ class _Look:
 
     def __init__(self, world: World, optimizer: Optimizer, moment: Event, about: set[int]) -> None:
         self.moment = moment
+        self.is_method = "." in world.entry  # others may do more to its object before
         self.about = about
         self.built = optimizer.event.index if optimizer.event else 0
         self.events = gradients.leading_to(world, optimizer, moment)
@@ -97,7 +98,7 @@ class _Look:
             return None
         if param.id in self.later:
             return True if gets or self.placed[param.id] else None
-        if self.moment.kind not in (STEP, ESCAPE):
+        if self.moment.kind not in (STEP, ESCAPE) or self.is_method:
             return None
         if self._was_unfrozen(param):
             return True

@@ -282,6 +282,67 @@ MISSING = [
         """,
         "",
     ),
+    case(
+        "stage by stage, behind a switch, by one helper",
+        """
+        def set_trainable(m, flag):
+            for p in m.parameters():
+                p.requires_grad = flag
+
+        model = models.resnet50(weights="DEFAULT")
+        model.fc = nn.Linear(model.fc.in_features, 37)
+        set_trainable(model, False)
+        set_trainable(model.fc, True)
+        schedule = {3: model.layer4, 6: model.layer3}
+        optimizer = AdamW((p for p in model.parameters() if p.requires_grad), lr=3e-4)  # FC201
+        for epoch in range(args.epochs):
+            if args.gradual and epoch in schedule:
+                set_trainable(schedule[epoch], True)
+            for x, y in loader:
+                F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        """,
+        "",
+    ),
+    case(
+        "an encoder in a list of stages",
+        """
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                base = models.resnet34(weights="DEFAULT")
+                self.encoder = nn.ModuleList([nn.Sequential(base.conv1, base.bn1), base.layer1])
+                self.head = nn.Conv2d(64, 1, 1)
+
+            def forward(self, x):
+                for stage in self.encoder:
+                    x = stage(x)
+                return self.head(x)
+
+        def run_epoch(model, loader, optimizer=None):
+            model.train(optimizer is not None)
+            for batch in loader:
+                with torch.set_grad_enabled(optimizer is not None):
+                    loss = F.binary_cross_entropy_with_logits(model(batch["x"]), batch["y"])
+                if optimizer is not None:
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+
+        model = Net()
+        for p in model.encoder.parameters():
+            p.requires_grad = False
+        optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)  # FC201
+        for epoch in range(30):
+            if epoch == 5:
+                for p in model.encoder.parameters():
+                    p.requires_grad = True
+            run_epoch(model, train_loader, optimizer)
+            run_epoch(model, val_loader)
+        """,
+        "",
+    ),
 ]
 
 HEALTHY = [
@@ -739,6 +800,89 @@ HEALTHY = [
         """,
         "",
     ),
+    case(
+        "an encoder that is fine-tuned on request",
+        """
+        fine_tune = False
+        encoder = models.resnet18(weights="DEFAULT")
+        decoder = nn.Linear(1000, 5)
+        for p in encoder.parameters():
+            p.requires_grad = fine_tune
+        decoder_optimizer = Adam(filter(lambda p: p.requires_grad, decoder.parameters()), lr=4e-4)
+        encoder_optimizer = Adam(encoder.parameters(), lr=1e-4) if fine_tune else None
+        for x, y in loader:
+            loss = F.cross_entropy(decoder(encoder(x)), y)
+            decoder_optimizer.zero_grad()
+            if encoder_optimizer is not None:
+                encoder_optimizer.zero_grad()
+            loss.backward()
+            decoder_optimizer.step()
+            if encoder_optimizer is not None:
+                encoder_optimizer.step()
+        """,
+        "",
+    ),
+    case(
+        "gradients of copies, averaged",
+        """
+        net = nn.Sequential(nn.Linear(1, 40), nn.ReLU(), nn.Linear(40, 1))
+        meta = Adam(net.parameters(), lr=1e-3)
+        for step in range(1000):
+            fast = copy.deepcopy(net)
+            inner = SGD(fast.parameters(), lr=0.01)
+            for x, y in loader:
+                inner.zero_grad()
+                F.mse_loss(fast(x), y).backward()
+                inner.step()
+            for p, q in zip(net.parameters(), fast.parameters()):
+                p.grad = p.data - q.data
+            meta.step()
+        """,
+        "",
+    ),
+    case(
+        "a trainer that sets up again for its second stage",
+        """
+        class Trainer:
+            def __init__(self, model):
+                self.model = model
+                self.setup(1)
+
+            def setup(self, stage):
+                for p in self.model.features.parameters():
+                    p.requires_grad = stage == 2
+                params = self.model.parameters() if stage == 2 else self.model.classifier.parameters()
+                self.optimizer = AdamW(params, lr=1e-3 if stage == 1 else 1e-5)
+
+            def fit(self, loader):
+                for epoch in range(20):
+                    if epoch == 3:
+                        self.setup(2)
+                    for x, y in loader:
+                        self.optimizer.zero_grad()
+                        F.cross_entropy(self.model(x), y).backward()
+                        self.optimizer.step()
+
+        Trainer(models.mobilenet_v2(weights="DEFAULT")).fit(loader)
+        """,
+        "",
+    ),
+    case(
+        "cleared by way of another container",
+        """
+        first, second = nn.Linear(4, 4), nn.Linear(4, 4)
+        parts, same = nn.ModuleList([first, second]), nn.ModuleList([first, second])
+        optimizer = SGD(parts.parameters(), lr=0.1, momentum=0.9)
+        for epoch in range(4):
+            if epoch == 2:
+                first.requires_grad_(False)
+            for x, y in loader:
+                F.cross_entropy(second(first(x)), y).backward()
+                optimizer.step()
+                same.zero_grad()
+        """,
+        "",
+    ),
 ]
 
 OTHERS = [
@@ -916,3 +1060,22 @@ def test_found(code: str):
 def test_healthy(code: str):
     severe = [each for each in found(code, strict=True) if each[1] != "FC212"]
     assert severe == []
+
+
+def test_frozen_for_an_epoch_in_every_fold():
+    """The loops inside of later folds are cut short: what is frozen in all that is seen of
+    them need not stay so."""
+    body = """
+    for fold in range(5):
+        model = models.resnet18(weights="DEFAULT")
+        optimizer = Adam(model.parameters(), lr=1e-4)
+        for epoch in range(8):
+            for name, p in model.named_parameters():
+                if "fc" not in name:
+                    p.requires_grad = epoch >= 1
+            for x, y in loader:
+                optimizer.zero_grad()
+                F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+    """
+    assert found(TOP + textwrap.dedent(body)) == []
