@@ -20,12 +20,12 @@ from freezecheck.source import (  # noqa: F401  (they register what they know)
     amp,
     builtin,
     containers,
+    digest,
     entries,
     expressions,
     forward,
     loops,
     optim,
-    relevance,
     statements,
     tensors,
     wrappers,
@@ -120,7 +120,7 @@ def analyze(
     for start in entries.others(tree):
         if left > 0 and not start.covered(reached):
             explore(start, shared)
-    relevance.reset()
+    digest.forget()
     result.calls = list(known)
     return result
 

@@ -11,7 +11,7 @@ import contextlib
 from typing import Any
 
 from freezecheck.program import Module, Param
-from freezecheck.source import conditions, iteration
+from freezecheck.source import conditions, digest, iteration
 from freezecheck.source.iteration import LONGEST
 from freezecheck.source.machine import Machine
 from freezecheck.source.scope import MISSING
@@ -129,6 +129,8 @@ def _limits(m: Machine, node: ast.For | ast.AsyncFor, name: str) -> set[int]:
     """The numbers that the body compares the variable with, or looks it up among."""
     found: set[int] = set()
     for statement in node.body:
+        if name not in digest.of(statement).words:
+            continue
         for part in ast.walk(statement):
             if isinstance(part, (ast.Compare, ast.BinOp, ast.Subscript)) or _looks_up(part):
                 inside = list(ast.walk(part))

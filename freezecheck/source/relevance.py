@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from typing import Any
 
 from freezecheck.program import Module, Optimizer, Param, Scheduler
+from freezecheck.source import digest
 from freezecheck.source.machine import Machine
 from freezecheck.source.scope import MISSING
 from freezecheck.source.values import Class, Dict, Function, Iterator, List, Unknown, is_constant
@@ -52,37 +54,41 @@ def _bound(m: Machine, name: str) -> Any:
 
 
 def _speaks(m: Machine, statement: ast.stmt, depth: int = 0) -> bool:
-    kind = type(statement)
-    if kind in (ast.Return, ast.Break, ast.Continue) and not m.building:
-        return True
-    if kind is ast.Expr:
-        value = statement.value  # type: ignore[attr-defined]
+    if isinstance(statement, ast.Expr):
+        value = statement.value
         if isinstance(value, ast.Call) and _called(value) in _QUIET:
             return False
     if m.building:
-        return any(_DEEDS.search(word) for word in words(statement))
-    if speaks_of(statement):
+        return does(statement)
+    inner = digest.of(statement)
+    if speaks_of(statement) or (inner.leaves and depth == 0):
         return True
-    for node in ast.walk(statement):
-        if isinstance(node, (ast.Return, ast.Break, ast.Continue)) and depth == 0:
-            return True
-        if isinstance(node, ast.Call) and depth < 3 and _calls_one_that_speaks(m, node, depth):
-            return True
-    return False
+    return depth < 3 and any(_one_speaks(m, name, depth) for name in inner.calls)
 
 
-def _calls_one_that_speaks(m: Machine, call: ast.Call, depth: int) -> bool:
-    """It calls a function of the file's own that may touch what we follow."""
-    function = m.scope.get(call.func.id) if isinstance(call.func, ast.Name) else None
+def _one_speaks(m: Machine, name: str, depth: int) -> bool:
+    """A function of the file's own may touch what we follow."""
+    function = m.scope.get(name)
     if not isinstance(function, Function) or not isinstance(function.node.body, list):
         return False
     inner = [each for each in function.node.body if not isinstance(each, ast.Return)]
     return any(_speaks(m, each, depth + 1) for each in inner)
 
 
+@cache
+def _kind(word: str) -> int:
+    """2: a word for what is done to a model, 1: for what it is built of, 0: for neither."""
+    return 2 if _DEEDS.search(word) else 1 if _WORDS.search(word) else 0
+
+
 def speaks_of(node: ast.AST) -> bool:
     """One of its identifiers is a word for what we follow."""
-    return any(_WORDS.search(word) for word in words(node))
+    return any(map(_kind, digest.of(node).words))
+
+
+def does(node: ast.AST) -> bool:
+    """One of its identifiers is a word for what is done to a model."""
+    return any(_kind(word) == 2 for word in digest.of(node).words)
 
 
 def _called(call: ast.Call) -> str:
@@ -90,42 +96,12 @@ def _called(call: ast.Call) -> str:
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
 
 
-_seen: dict[int, tuple[ast.AST, frozenset[str]]] = {}
-
-
-def words(statement: ast.AST) -> frozenset[str]:
-    """The identifiers in a statement."""
-    entry = _seen.get(id(statement))
-    if entry is not None and entry[0] is statement:
-        return entry[1]
-    found: set[str] = set()
-    for node in ast.walk(statement):
-        if isinstance(node, ast.Name):
-            found.add(node.id)
-        elif isinstance(node, ast.Attribute):
-            found.add(node.attr)
-        elif isinstance(node, ast.keyword) and node.arg:
-            found.add(node.arg)
-    _seen[id(statement)] = statement, frozenset(found)
-    return _seen[id(statement)][1]
-
-
 def names(body: list[ast.stmt]) -> set[str]:
     """The names that statements bind."""
-    return {
-        node.id
-        for statement in body
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
-    }
+    return set().union(*(digest.of(statement).binds for statement in body))
 
 
 def forget(m: Machine, body: list[ast.stmt], node: Any) -> None:
     """Names bound in a branch that may or may not be taken are not known behind it."""
     for name in names(body):
         m.scope.set(name, Unknown(f"{name}{m.spot(node)}"))
-
-
-def reset() -> None:
-    """Let go of the trees that were looked at."""
-    _seen.clear()
