@@ -476,6 +476,10 @@ def store_item(m: Machine, target: ast.Subscript, owner: Any, index: Any, value:
             index += len(owner.children)
         if isinstance(value, Module) and isinstance(index, (int, str)):
             put(m, target, owner, str(index), value)
+    elif isinstance(owner, (Param, Tensor)):
+        param = owner if isinstance(owner, Param) else owner.param
+        if param is not None:
+            filled(param)
     elif isinstance(owner, Dict):
         if is_constant(index):
             owner.items[index] = value

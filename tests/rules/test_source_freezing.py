@@ -430,6 +430,18 @@ GOOD = {
         optimizer = optim.SGD(filter(lambda p: p.requires_grad, model.parameters()), lr=0.1)
         optimizer.step()
         """,
+    "a head that gets some of its values": """\
+        model = models.resnet18(weights="DEFAULT")
+        old, model.fc = model.fc, nn.Linear(512, 1010)
+        with torch.no_grad():
+            model.fc.weight[:1000] = old.weight
+        for p in model.parameters():
+            p.requires_grad = False
+        for p in model.layer4.parameters():
+            p.requires_grad = True
+        optimizer = optim.SGD(filter(lambda p: p.requires_grad, model.parameters()), lr=0.1)
+        optimizer.step()
+        """,
     "lists of layers that are registered": """\
         class Net(nn.Module):
             def __init__(self):
