@@ -104,6 +104,11 @@ class OneRateForBackboneAndHead(Rule):
     if more than half of it is. All of these stages must be at the head's own rate; where
     a schedule drives the optimizer, its peak counts.
 
+    From the text: pretrained and new layers are told apart by what builds them, and what the
+    optimizer trains is taken at its first step, or where it is handed to code that cannot be
+    read. Every rate must be a known number, and nothing but norms and biases may have another one.
+    A head that was trained before is left to FC303.
+
     ## Limits
 
     Networks without norm layers do not show whether they are pretrained, and nothing is

@@ -84,6 +84,9 @@ class RatesInverted(Rule):
     rate is that of most of its entries, so that groups of norms and biases do not count;
     of a schedule, the peak counts.
 
+    From the text: the same comparison, of parts whose layers are listed, in optimizers whose
+    groups and rates are all known.
+
     ## Limits
 
     Nothing is said about networks that were not pretrained, or that have no norm layers

@@ -81,6 +81,11 @@ class AddedGroupTakesDefaultRate(Rule):
     written `initial_lr` into every group but this one, which stands exactly at the
     optimizer's default while all others have come down from their first rates.
 
+    From the text: the rates of the other groups are followed through assignments and through
+    the steps of `StepLR`, `MultiStepLR`, `ExponentialLR` and `CosineAnnealingLR`, counted through
+    the loops around them. Where a count or a rate is not known, or the new group's rate is set by
+    hand later, nothing is said.
+
     ## Limits
 
     Rates that a warm-up has yet to raise are not counted as brought down. Without a

@@ -66,12 +66,38 @@ class SchedulerOnOldOptimizer(Rule):
         scheduler.step()
     ```
 
+    One optimizer for each part, of which one alone has a schedule:
+
+    ```python
+    import torch, torchvision
+    from torch.nn import functional as F
+
+    model = torchvision.models.resnet18(weights="DEFAULT").eval()
+    backbone = [p for name, p in model.named_parameters() if not name.startswith("fc.")]
+    optimizer = torch.optim.SGD(backbone, lr=0.001, momentum=0.9)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20)
+    head_optimizer = torch.optim.SGD(model.fc.parameters(), lr=0.01, momentum=0.9)
+
+    for epoch in range(2):
+        loss = F.cross_entropy(model(torch.randn(2, 3, 32, 32)), torch.tensor([0, 1]))
+        optimizer.zero_grad()
+        head_optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        head_optimizer.step()
+        scheduler.step()
+    ```
+
     ## How it is found
 
     By identity. In a recorded run: an optimizer never steps, nothing but its scheduler
     refers to it any more, and one that was built later steps without a scheduler. Given
     finished objects: the scheduler's optimizer is none of those given, and shares
     parameters with one of them, or no scheduler drives any of them.
+
+    From the text: an optimizer that takes the name of the scheduler's own, trains the same
+    model and is stepped; the scheduler goes on stepping, the old optimizer does not, and no other
+    scheduler is built.
 
     ## Limits
 

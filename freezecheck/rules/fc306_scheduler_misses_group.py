@@ -74,9 +74,31 @@ class SchedulerMissesGroup(Rule):
     optimizer.step()
     ```
 
+    Groups added before the scheduler exists:
+
+    ```python
+    import torch, torchvision
+    from torch.nn import functional as F
+
+    model = torchvision.models.resnet18(weights="DEFAULT").eval()
+    model.requires_grad_(False)
+    model.fc = torch.nn.Linear(512, 5)
+    optimizer = torch.optim.SGD(model.fc.parameters(), lr=1e-2)
+    model.layer4.requires_grad_(True)
+    optimizer.add_param_group({"params": model.layer4.parameters(), "lr": 1e-3})
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.95**epoch)
+
+    loss = F.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 3]))
+    loss.backward()
+    optimizer.step()
+    ```
+
     ## How it is found
 
     The scheduler has fewer base rates than its optimizer has groups.
+
+    From the text: the order of the scheduler's construction and `add_param_group`, unless a
+    scheduler is built again after it. The schedules of transformers are `LambdaLR`.
 
     ## Limits
 

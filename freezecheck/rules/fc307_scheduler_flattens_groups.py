@@ -78,12 +78,32 @@ class SchedulerFlattensGroups(Rule):
     scheduler.step()
     ```
 
+    One group needs one rate:
+
+    ```python
+    import torch, torchvision
+    from torch.nn import functional as F
+
+    model = torchvision.models.resnet18(weights="DEFAULT").eval()
+    model.requires_grad_(False)
+    model.fc = torch.nn.Linear(512, 5)
+    optimizer = torch.optim.AdamW(model.fc.parameters(), lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-2, total_steps=1000)
+
+    loss = F.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 3]))
+    loss.backward()
+    optimizer.step()
+    scheduler.step()
+    ```
+
     ## How it is found
 
     In a recorded run: the groups' rates differed before the scheduler was built, and all
     have the same maximum since. Given finished objects, the first rates are gone; then
     only groups are reported that part a new head from a pretrained backbone, differ in
     nothing else, and rise to a new layer's rate together.
+
+    From the text: `max_lr` is one known number, and the groups' rates are known and differ.
 
     ## Limits
 

@@ -74,6 +74,9 @@ class SchedulerRaisesGroup(Rule):
     `eta_min` is compared with the base rate of each group that holds a trainable
     parameter, also where the cosine is a part of a `SequentialLR` or `ChainedScheduler`.
 
+    From the text: `eta_min` and the group's first rate are known numbers, and the group holds
+    something trainable when the optimizer is first used.
+
     ## Limits
 
     Schedules of one's own, and floors written into a `LambdaLR`, are not looked at.

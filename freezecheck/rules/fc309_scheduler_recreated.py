@@ -113,6 +113,9 @@ class SchedulerRecreated(Rule):
     In both halves: the only scheduler of an optimizer is at its start, and every rate is
     already at its floor.
 
+    From the text: a known rate is assigned between two schedulers on one optimizer, without its
+    `initial_lr`; or the first cosine is stepped exactly `T_max` times before the second is built.
+
     ## Limits
 
     Rates that `optimizer.load_state_dict` brought in are left alone, and so is a scheduler

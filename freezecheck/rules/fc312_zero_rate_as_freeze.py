@@ -83,6 +83,9 @@ class ZeroRateAsFreeze(Rule):
     With a scheduler, its peak must be 0 as well; where the schedule cannot be foreseen,
     nothing is said.
 
+    From the text: the rate is written as 0, no line assigns rates later, and every scheduler is of
+    a kind that multiplies.
+
     ## Limits
 
     A schedule by hand that starts one group later than the others looks the same.

@@ -138,6 +138,111 @@ class FrozenBatchnormInTrainMode(Rule):
     optimizer.step()
     ```
 
+    The frozen part is put in eval mode at each forward:
+
+    ```python
+    import torch, torchvision
+    from torch import nn
+
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = torchvision.models.resnet18(weights="DEFAULT").requires_grad_(False)
+            self.head = nn.Linear(1000, 5)
+
+        def forward(self, x):
+            self.backbone.eval()
+            return self.head(self.backbone(x))
+
+    model = Classifier().train()
+    optimizer = torch.optim.AdamW(model.head.parameters(), lr=1e-3)
+    loss = nn.functional.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.arange(4))
+    loss.backward()
+    optimizer.step()
+    ```
+
+    Its `train()` is switched off, so that it stays in eval mode:
+
+    ```python
+    import torch, torchvision
+    from torch import nn
+
+    def disabled_train(mode=True):
+        return None
+
+    class Classifier(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = torchvision.models.resnet18(weights="DEFAULT").requires_grad_(False)
+            self.backbone.eval()
+            self.backbone.train = disabled_train
+            self.head = nn.Linear(1000, 5)
+
+        def forward(self, x):
+            return self.head(self.backbone(x))
+
+    model = Classifier().train()
+    optimizer = torch.optim.AdamW(model.head.parameters(), lr=1e-3)
+    loss = nn.functional.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.arange(4))
+    loss.backward()
+    optimizer.step()
+    ```
+
+    A momentum encoder follows the one that trains, and is not frozen for good; a discriminator
+    is, for the generator's step alone:
+
+    ```python source
+    import torch, torchvision
+    from torch import nn
+
+    class Contrast(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder_q = torchvision.models.resnet18(num_classes=128)
+            self.encoder_k = torchvision.models.resnet18(num_classes=128)
+            for p in self.encoder_k.parameters():
+                p.requires_grad = False
+
+        def forward(self, query, key):
+            with torch.no_grad():
+                k = self.encoder_k(key)
+            return (self.encoder_q(query) * k).sum(1)
+
+    model = Contrast()
+    optimizer = torch.optim.SGD(model.encoder_q.parameters(), lr=0.03)
+    for query, key in loader:
+        optimizer.zero_grad()
+        (-model(query, key).mean()).backward()
+        optimizer.step()
+        for p, q in zip(model.encoder_k.parameters(), model.encoder_q.parameters()):
+            p.data = p.data * 0.999 + q.data * 0.001
+    ```
+
+    ```python source
+    import torch
+    from torch import nn
+
+    class GAN(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.g = nn.Sequential(nn.Linear(8, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 2))
+            self.d = nn.Sequential(nn.Linear(2, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 1))
+
+    gan = GAN()
+    g_optimizer = torch.optim.Adam(gan.g.parameters(), lr=2e-4)
+    d_optimizer = torch.optim.Adam(gan.d.parameters(), lr=2e-4)
+    for real in loader:
+        fake = gan.g(torch.randn(64, 8))
+        gan.d.requires_grad_(True)
+        d_optimizer.zero_grad()
+        (gan.d(fake.detach()).mean() - gan.d(real).mean()).backward()
+        d_optimizer.step()
+        gan.d.requires_grad_(False)
+        g_optimizer.zero_grad()
+        (-gan.d(fake).mean()).backward()
+        g_optimizer.step()
+    ```
+
     ## How it is found
 
     In a recorded run, the mode is that of the training forward. On finished objects, it is
@@ -146,6 +251,12 @@ class FrozenBatchnormInTrainMode(Rule):
 
     It is an error where everything but the head is frozen, and a warning otherwise or
     where no training forward has been seen yet.
+
+    From the text: a gradient goes back through a forward and an optimizer steps, and at that
+    forward the layer's parameters are definitely frozen and its mode is definitely train. The
+    layers must be known to be there: models of torchvision, timm and transformers, and classes
+    whose constructor can be read. A `train()` of the model's own is run as it is written.
+    Anything that was handed to code that cannot be read is left alone.
 
     ## Limits
 

@@ -136,6 +136,11 @@ class BatchnormEvalUndone(Rule):
     train mode, of which the model's own `train()`, tried on a copy, puts them back. Whether
     the loop will call `eval()` again after it cannot be seen, so this is an info.
 
+    From the text: the newest `eval()` on the layer itself, or on a part that is frozen around it,
+    and a `train()` of something around that part before the training forward. Where the `eval()`
+    belongs to an earlier pass of the same loop it was not made to last (`if epoch < 5:`), and
+    nothing is said; nor where the layers were unfrozen in between.
+
     ## Limits
 
     Modes that are written as attributes (`m.training = False`) leave no trace, and the

@@ -95,6 +95,10 @@ class TrainingInEvalMode(Rule):
     On finished objects, after a backward, a model that is wholly in eval mode is an info: who
     called `eval()`, and whether before or after the training forward, cannot be seen.
 
+    From the text: `from_pretrained` of a model whose dropout or BatchNorm is known, trained in a
+    loop that is written out, with no `train()` before the training forward. The Trainer calls it
+    itself.
+
     ## Limits
 
     Adapters of PEFT on a base in eval mode are left out: the base is frozen, and many train so

@@ -102,6 +102,9 @@ class BatchnormTypeCheckTooNarrow(Rule):
     there one by one. If these are all the frozen ones of their classes, and frozen ones of other
     classes are in train mode, the test was on the class.
 
+    From the text: the same, with the classes that the layers are built of;
+    `convert_sync_batchnorm` makes them SyncBatchNorm.
+
     ## Limits
 
     Where the test matches nothing at all (every layer is a SyncBatchNorm), the layers are

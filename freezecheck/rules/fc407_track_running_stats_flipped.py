@@ -76,6 +76,9 @@ class TrackRunningStatsFlipped(Rule):
     From the layers as they are at the step: a switch that is off for one forward only
     (virtual adversarial training) is on again by then.
 
+    From the text: the attribute is False at the step of an optimizer, the layer in train mode, and
+    `running_mean` untouched.
+
     ## Limits
 
     Layers in eval mode are left alone, since they use the same statistics in training as in
