@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
-from test_layers import class_name, parameters
+from test_layers import class_name, modules, parameters
 
 from freezecheck.source.knowledge import architectures
 from freezecheck.source.knowledge.architectures import Node
@@ -33,7 +33,10 @@ def same(node: Node, model: Any) -> None:
         assert node.children.keys() <= children.keys()
         assert set(node.params) <= params.keys()
     else:
-        assert list(node.children) == list(children)
+        # Modules without parameters may be missing where releases of a library differ.
+        missing = {name: c for name, c in children.items() if name not in node.children}
+        assert [name for name in children if name not in missing] == list(node.children)
+        assert not [n for c in missing.values() for n, _ in c.named_parameters()]
         assert list(node.params) == list(params)
     assert set(node.frozen) == {n for n in node.params if not params[n].requires_grad}
     batchnorm = torch.nn.modules.batchnorm._BatchNorm
@@ -62,6 +65,7 @@ def test_torchvision(name: str) -> None:
     node, model = found(dotted, weights=False, backbone=False), zoo.torchvision_model(builder)
     same(node, model)
     assert closed(node)
+    assert list(modules(node)) == [n for n, _ in model.named_modules(remove_duplicate=False)]
     assert parameters(node) == [n for n, _ in model.named_parameters(remove_duplicate=False)]
     assert node.tensors == len(parameters(node))
     if not name.startswith("quantization."):
@@ -153,8 +157,8 @@ TIMM = """
     tf_efficientnetv2_s mobilenetv3_large_100 mobilenetv2_100 densenet121 vgg16_bn
     vit_tiny_patch16_224 vit_base_patch16_224 deit_tiny_distilled_patch16_224 deit3_small_patch16_224
     beit_base_patch16_224 swin_tiny_patch4_window7_224 swinv2_tiny_window8_256 convnext_tiny
-    convnextv2_tiny mixer_b16_224 maxvit_tiny_rw_224 coat_tiny coatnet_0_rw_224 xception inception_v3
-    inception_v4 nfnet_l0 cait_xxs24_224 eva02_tiny_patch14_224 hrnet_w18 dla34 levit_128
+    convnextv2_tiny mixer_b16_224 maxvit_tiny_rw_224 coat_tiny coatnet_0_rw_224 xception41 inception_v3
+    inception_v4 cait_xxs24_224 hrnet_w18 dla34 levit_128
     vit_small_patch14_dinov2 efficientformer_l1 edgenext_small ghostnet_100 mobilevit_s
 """.split()
 
