@@ -31,6 +31,7 @@ from freezecheck.source.values import (
     is_constant,
     joined,
     key_of,
+    taken,
 )
 
 # What is asked of a module alone: an unknown value that is asked for it is one.
@@ -432,7 +433,11 @@ def load_item(m: Machine, owner: Any, index: Any, node: Any) -> Any:
         closed = isinstance(owner, tuple) or not owner.open
         if isinstance(index, int) and closed and -len(values) <= index < len(values):
             return values[index]
+        if isinstance(owner, List) and isinstance(index, Unknown):
+            taken(owner)
     elif isinstance(owner, Dict):
+        if not is_constant(index):
+            taken(owner)
         if is_constant(index) and index in owner.items:
             return owner.items[index]
         if STATE in owner.items:

@@ -16,6 +16,7 @@ from freezecheck.source.values import (
     Unknown,
     is_constant,
     key_of,
+    taken,
 )
 
 
@@ -97,6 +98,9 @@ def _of_dict(m: Machine, owner: Any, name: str, given: Call) -> Any:
         key, default = given.get(0), given.get(1)
         if is_constant(key) and key in contents:
             return contents[key]
+        if isinstance(owner, Dict) and not is_constant(key):
+            taken(owner)
+            owner.open = owner.open or name != "get"
         if open or not is_constant(key):
             return Unknown(f"{key_of(owner)}[{key_of(key)}]")
         if name == "setdefault":

@@ -185,6 +185,15 @@ class Dict:
         return [(Unknown("name") if k == STATE else k, v) for k, v in self.items.items()]
 
 
+def taken(container: List | Dict, depth: int = 3) -> None:
+    """One of its values was taken, it is not known which: each may be added to."""
+    values = container.items.values() if isinstance(container, Dict) else container.items
+    for value in values if depth else ():
+        if isinstance(value, (List, Dict)):
+            value.open = True
+            taken(value, depth - 1)
+
+
 class Iterator:
     """A generator, a `filter`, the result of `parameters()`: read once, when it is read.
 

@@ -883,6 +883,45 @@ HEALTHY = [
         """,
         "",
     ),
+    case(
+        "groups by keys that are not known",
+        """
+        model = models.vit_b_16()
+        groups = {}
+        for name, param in model.named_parameters():
+            decay = param.ndim > 1 and "pos_embedding" not in name and not skips(name)
+            groups.setdefault((name.startswith("heads"), decay), []).append(param)
+        optimizer = AdamW([
+            {"params": params, "lr": 1e-3 if head else 1e-5} for (head, _), params in groups.items()
+        ])
+        """,
+    ),
+    case(
+        "groups by depth, filled one by one",
+        """
+        model = models.vit_b_16()
+        model.conv_proj.requires_grad_(False)
+        groups = {"layer_0": {"params": [], "lr": 1e-5}, "layer_1": {"params": [], "lr": 1e-4}}
+        for name, param in model.named_parameters():
+            if param.requires_grad:
+                groups["layer_%d" % depth_of(name)]["params"].append(param)
+        optimizer = AdamW(list(groups.values()))
+        """,
+    ),
+    case(
+        "lists by a number that is not known",
+        """
+        model = models.resnet18(weights="DEFAULT")
+        model.conv1.requires_grad_(False)
+        slow, fast = [], []
+        for name, param in model.named_parameters():
+            [slow, fast][is_new(name)].append(param)
+        lists = [[], []]
+        for param in model.parameters():
+            lists[choose(param)].append(param)
+        optimizer = AdamW([{"params": lists[0], "lr": 1e-5}, {"params": lists[1]}])
+        """,
+    ),
 ]
 
 OTHERS = [
