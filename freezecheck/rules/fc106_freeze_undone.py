@@ -92,11 +92,12 @@ class FreezeUndone(Rule):
     body = [p for name, p in model.named_parameters() if not name.startswith("fc.")]
     for param in body:
         param.requires_grad = False
-    optimizer = torch.optim.SGD([{"params": head, "lr": 1e-2}, {"params": body, "lr": 1e-4}])
+    optimizer = torch.optim.SGD(head, lr=1e-2)
     for epoch in range(2):
         if epoch == 1:
             for param in model.parameters():
                 param.requires_grad = True
+            optimizer.add_param_group({"params": body, "lr": 1e-4})
         loss = F.cross_entropy(model(torch.randn(4, 3, 32, 32)), torch.tensor([0, 1, 2, 3]))
         optimizer.zero_grad()
         loss.backward()
