@@ -6,7 +6,16 @@ from typing import Any
 
 from freezecheck import program
 from freezecheck.program import Module, Param
-from freezecheck.source import attributes, calls, conditions, iteration, making, patterns, structure
+from freezecheck.source import (
+    attributes,
+    calls,
+    conditions,
+    iteration,
+    making,
+    patterns,
+    structure,
+    tensors,
+)
 from freezecheck.source.calls import Call
 from freezecheck.source.machine import Machine
 from freezecheck.source.values import (
@@ -41,6 +50,8 @@ def method(m: Machine, owner: Any, name: str, given: Call) -> Any:
         function = _METHODS.get(name)
         if function is not None:
             return function(m, owner, given)
+        if name in ("buffers", "named_buffers"):
+            m.event(program.ATTRIBUTE, given.node, owner, attribute="buffers()")
         if name in attributes.MODULE_METHODS:
             return None
     if isinstance(owner, Param):
@@ -310,6 +321,8 @@ def _of_param(m: Machine, owner: Param, name: str, given: Call) -> Any:
         return owner
     if name == "detach":
         return Tensor(cut="detach", copy="detach", param=owner)
+    if name in tensors.IN_PLACE:
+        m.event(program.ATTRIBUTE, given.node, owner, (owner,), attribute=f"{name}()")
     if name == "copy_":
         attributes.filled(owner)
     if name in ("cuda", "to", "half", "float", "clone"):

@@ -82,6 +82,10 @@ def initialised(m: Machine, name: str, given: Call) -> Any:
 calls.PATTERNS.append(initialised)
 
 
+# They change the values of a tensor, and so those of the parameter that it was taken from.
+IN_PLACE = frozenset("copy_ mul_ add_ sub_ lerp_".split())
+
+
 def method(m: Machine, owner: Any, name: str, given: Call) -> Any:
     """Methods of tensors, and of values that may be tensors."""
     if name == "backward" and not given.args and isinstance(owner, (Tensor, Unknown)):
@@ -110,6 +114,8 @@ def method(m: Machine, owner: Any, name: str, given: Call) -> Any:
         return _activated(owner, name)
     if name in ("size", "dim", "numel", "shape", "items", "keys", "values", "get_device"):
         return Unknown(m.spot(given.node))
+    if name in IN_PLACE and owner.param is not None and owner.copy in ("data", "detach"):
+        m.event(program.ATTRIBUTE, given.node, owner.param, (owner.param,), attribute=f"{name}()")
     if name == "copy_" and owner.param is not None:
         attributes.filled(owner.param)
     kept = name in _SAME or (name in _SHAPED and owner.made != "linear")
