@@ -230,7 +230,9 @@ class Writer:
     # -- training -------------------------------------------------------------------------
 
     def _training(self, model: str) -> Lines:
-        lines = self._optimizer(model)
+        copied = self._copied(model)
+        made = self._optimizer(model)
+        lines = self.pick([*copied, *made], [*made, *copied])
         if self.chance(3):
             lines += self._perhaps_switched(self._anything(model))
         scheduler = self.chance(2)
@@ -254,6 +256,17 @@ class Writer:
         return lines
 
     two = False
+    beside = ""  # a copy of the model: "teacher" or "average"
+
+    def _copied(self, model: str) -> Lines:
+        """A copy beside the model, which does not learn from a loss."""
+        if model.startswith("self.") or not self.chance(8):
+            return []
+        self.beside = self.pick("teacher", "average")
+        return [
+            f"{self.beside} = copy.deepcopy({model})",
+            *self.pick([f"{self.beside}.eval()"], [], self.write.of(self.beside, False)),
+        ]
 
     def _second_phase(self, model: str, scheduled: bool) -> Lines:
         lines = self._perhaps_switched(self.write.flags(model, True))
@@ -310,6 +323,15 @@ class Writer:
             )
             clip = [f"torch.nn.utils.clip_grad_norm_({given}, 1.0)"]
         steps = [f"{optimizer}.step()"]
+        after += {
+            "": [],
+            "teacher": [],
+            "average": [
+                "with torch.no_grad():",
+                f"    for kept, p in zip(average.parameters(), {model}.parameters()):",
+                "        kept.lerp_(p, 0.1)",
+            ],
+        }[self.beside]
         if self.two:
             zero = [*zero, "head_optimizer.zero_grad()"]
             steps = [*steps, "head_optimizer.step()"]
@@ -317,6 +339,9 @@ class Writer:
             [f"loss = criterion({model}(x), y)"],
             [f"out = {model}(x)", "loss = nn.functional.cross_entropy(out, y)"],
         )
+        if self.beside == "teacher":
+            given = ["with torch.no_grad():", "    wanted = teacher(x)"]
+            loss = [*given, f"out = {model}(x)", "loss = nn.functional.mse_loss(out, wanted)"]
         order = self.pick(
             [*zero, *loss, "loss.backward()", *clip, *steps, *after],
             [*loss, *zero, "loss.backward()", *clip, *steps, *after],
@@ -337,6 +362,7 @@ class Writer:
         name = f"train_epoch{len(self.functions)}"
         given = [model, "batches", "criterion", "optimizer"]
         given += ["scheduler"] * (self.when == "batch") + ["head_optimizer"] * self.two
+        given += [self.beside] if self.beside else []
         head = f"def {name}({', '.join(given)}):".replace("self.", "")
         body = [line.replace("self.", "") for line in lines]
         self.functions.append("\n".join([head, *indent([*body, "return loss.item()"])]))
