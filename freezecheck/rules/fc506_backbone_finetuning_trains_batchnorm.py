@@ -54,7 +54,27 @@ class BackboneFinetuningTrainsBatchnorm(Rule):
     trainer.fit(Classifier(), torch.utils.data.DataLoader(data, batch_size=4))  # <- FC506
     ```
 
+    fastai freezes all but BatchNorm as well:
+
+    ```python source
+    from fastai.vision.all import *
+
+    dls = ImageDataLoaders.from_folder(path, valid_pct=0.2, item_tfms=Resize(224))
+    learn = vision_learner(dls, resnet34, metrics=error_rate)
+    learn.fine_tune(3)  # <- FC506
+    ```
+
     ## Good
+
+    ```python source
+    from fastai.vision.all import *
+
+    dls = ImageDataLoaders.from_folder(path, valid_pct=0.2, item_tfms=Resize(224))
+    learn = vision_learner(dls, resnet34, metrics=error_rate, train_bn=False)
+    learn.fine_tune(3)
+    learn.unfreeze()
+    learn.fit_one_cycle(2, lr_max=slice(1e-6, 1e-4))
+    ```
 
     ```python needs=lightning
     import lightning, torch, torchvision
@@ -107,7 +127,7 @@ class BackboneFinetuningTrainsBatchnorm(Rule):
     ## Limits
 
     fastai's `Learner.freeze()` does the same, but its optimizer is not torch's and is not
-    recorded.
+    recorded: the text alone tells.
 
     ## References
 
@@ -131,6 +151,16 @@ class BackboneFinetuningTrainsBatchnorm(Rule):
 
     def in_source(self, world: program.World) -> Iterator[Finding]:
         told: set[Site | None] = set()
+        for event in world.of(program.ATTRIBUTE):
+            if event.data.get("attribute") == "fastai.freeze" and event.site not in told:
+                told.add(event.site)
+                yield self.finding(
+                    f"fastai freezes {event.value}, but not its BatchNorm layers: their weights and"
+                    " running statistics move from the first step.",
+                    site=event.site,
+                    symbol=event.value,
+                    fix="make the Learner with train_bn=False, if they are meant to stay",
+                )
         for event in world.of(program.FLAG):
             if event.data.get("via") != "finetuning" or event.value is not True:
                 continue

@@ -47,7 +47,13 @@ def constant(m: Machine, node: ast.Constant) -> Any:
 @evaluates(ast.Name)
 def name(m: Machine, node: ast.Name) -> Any:
     value = m.scope.get(node.id)
-    return Library(node.id) if value is MISSING else value
+    if value is not MISSING:
+        return value
+    if m.stars:
+        from freezecheck.source.imports import starred
+
+        return Library(starred(m, node.id))
+    return Library(node.id)
 
 
 @evaluates(ast.Attribute)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
+
+from freezecheck.source import calls
 from freezecheck.source.machine import Machine, Raised
 from freezecheck.source.scope import Scope
 
@@ -33,3 +36,20 @@ def load(m: Machine, name: str) -> Scope | None:
     finally:
         m.scope = outer
     return scope
+
+
+# What the modules that people import everything from show of other libraries.
+_SHOWN = {
+    "nn": "torch.nn", "F": "torch.nn.functional", "torch": "torch", "optim": "torch.optim",
+    "models": "torchvision.models", "partial": "functools.partial",
+}  # fmt: skip
+
+
+def starred(m: Machine, name: str) -> str:
+    """The dotted name of what is bound nowhere: Python's own, or out of `from ... import *`."""
+    if hasattr(builtins, name):
+        return name
+    if name in _SHOWN and any(star.startswith("fastai") for star in m.stars):
+        return _SHOWN[name]
+    star = next((s for s in m.stars if f"{s}.{name}" in calls.EFFECTS), m.stars[-1])
+    return f"{star}.{name}"

@@ -101,6 +101,7 @@ class Machine:
         self.not_understood: dict[tuple[int, str], None] = {}
         self.assumed: dict[str, Module] = {}  # unknown values that turned out to be modules
         self.overrides: dict[str, Any] = {}  # attributes set on unknown values
+        self.stars: list[str] = []  # libraries of which all names were imported
         self.streams: set[str] = set()  # how the keys of unknown values begin that are batches
         self.loaded: dict[str, Scope] = {}  # files imported so far
         self.reached: set[int] = set()  # ids of the function nodes that were run

@@ -13,6 +13,7 @@ from freezecheck.source.knowledge.signature import Signature
 # Top-level package: the module that knows it. It is loaded where a file imports the package.
 HOMES: dict[str, str] = {
     "accelerate": "accelerate",
+    "fastai": "fastai",
     "keras": "keras",
     "lightning": "lightning",
     "lightning_fabric": "lightning",
