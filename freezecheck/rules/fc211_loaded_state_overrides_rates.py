@@ -47,7 +47,7 @@ class LoadedStateOverridesRates(Rule):
 
     The new optimizer takes over the moments of the old one, and its rate:
 
-    ```python
+    ```python source
     import torch
     from torch import nn
 

@@ -113,7 +113,7 @@ class FrozenParametersInOptimizer(Rule):
                 f" which {account.verb(params)} frozen."
                 f" {_harm(builtin, optimizer.type.rpartition('.')[2])}",
                 site=optimizer.site,
-                symbol=optimizer.shown,
+                symbol=account.names(params),
                 notes=account.story(world, params, [optimizer]),
                 fix=_REMEDY,
                 subject=(optimizer.shown, *models),
