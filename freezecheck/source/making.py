@@ -162,7 +162,23 @@ def built(m: Machine, name: str, given: Call) -> Any:
         structure.grow(m, made, found.node)
         made.attributes["__class__"] = Library(found.node.type)
     made.options.update(found.options)
+    if found.pretrained and found.options.get("num_classes", 1000) not in (0, 1000):
+        _renew_head(m, made)
     return made
+
+
+def _renew_head(m: Machine, made: Module) -> None:
+    """With another number of classes timm loads everything but the head."""
+    from freezecheck.source.knowledge import architectures
+
+    for path in architectures.head(made.type) if made.type.startswith("timm.") else ():
+        part: Module | None = made
+        for name in path.split("."):
+            if part is not None:
+                structure.unfold(m, part)
+                part = part.children.get(name)
+        if part is not None:
+            part.pretrained = False
 
 
 calls.PATTERNS += [of_library, built]
