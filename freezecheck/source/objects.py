@@ -3,6 +3,7 @@ what their methods do is registered here by those who know (`on`)."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -78,7 +79,8 @@ def method(m: Machine, owner: Any, name: str, given: Call) -> Any:
     if isinstance(owner, Object):
         kind = owner.type
     elif isinstance(owner, Unknown):
-        kind = frameworks.NAMED.get(owner.key.rpartition(".")[2].partition("(")[0], "")
+        words = re.findall(r"\w+", owner.key)[-1:]  # "main(accelerator)", "self.scaler"
+        kind = frameworks.NAMED.get("".join(words), "")
         meet(kind)
     else:
         return NotImplemented

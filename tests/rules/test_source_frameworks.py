@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import textwrap
 
 import pytest
 from source import findings, lint
 
 from freezecheck.finding import Severity
+from freezecheck.source.analysis import analyze
 
 
 def marked(code: str) -> list[tuple[int, str]]:
@@ -350,6 +352,100 @@ def test_optimizer_built_before_the_adapters():
         'model = get_peft_model(model, LoraConfig(task_type="SEQ_CLS"))\nmodel.train()',
     )
     assert {c for _, c in serious(code)} & {"FC201", "FC203"}
+
+
+def test_accelerator_that_a_function_is_given():
+    code = (
+        TOP
+        + """
+from accelerate import Accelerator
+
+def train(model, loader, optimizer, accelerator):
+    model.train()
+    for batch in loader:
+        loss = model(**batch).loss
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+"""
+    )
+    assert serious(code) == []
+    assert analyze(ast.parse(code), "train.py").calls == []
+
+
+def test_batchnorm_that_the_trainer_puts_back_into_train_mode():
+    code = """
+    from torch import nn
+    from transformers import ResNetForImageClassification, Trainer, TrainingArguments
+
+    model = ResNetForImageClassification.from_pretrained("microsoft/resnet-50")
+    for p in model.resnet.parameters():
+        p.requires_grad = False
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    Trainer(model, TrainingArguments("out"), train_dataset=train).train()  # FC402
+    """
+    assert serious(code) == marked(code)
+
+
+def test_encoder_in_eval_mode_under_lightning():
+    code = module(init='self.backbone = AutoModel.from_pretrained("bert-base-uncased")').replace(
+        "import torch,", "from transformers import AutoModel\nimport torch,"
+    )
+    fit = "\npl.Trainer(max_epochs=5).fit(Classifier(), loader)\n"
+    assert [c for _, c in serious(code + fit)] == ["FC404"]
+
+
+TIMM = """
+import timm, torch
+from timm.optim import create_optimizer_v2
+
+model = timm.create_model("resnet18", pretrained=True)
+{first}
+optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-5, weight_decay=0.05)
+{second}
+model.eval()
+for x, y in loader:
+    optimizer.zero_grad()
+    torch.nn.functional.cross_entropy(model(x), y).backward()
+    optimizer.step()
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("model.reset_classifier(10)", "", []),
+        ("", "model.reset_classifier(10)", ["FC201"]),
+        ('timm.utils.freeze(model, ["layer1", "layer2"])', "", []),
+        (
+            'timm.utils.freeze(model, ["layer1", "layer2"])',
+            'timm.utils.unfreeze(model, ["layer1", "layer2"])',
+            ["FC201"],
+        ),
+        ("timm.utils.freeze(model, names)", "timm.utils.unfreeze(model, names)", []),
+    ],
+)
+def test_timm(first, second, expected):
+    assert [c for _, c in serious(TIMM.format(first=first, second=second))] == expected
+
+
+def test_all_names_of_a_library():
+    code = """
+    from torch.nn import *
+    from torch.optim import *
+    import torch
+    model = Sequential(Linear(8, 8), Linear(8, 3), Softmax(dim=1))
+    optimizer = SGD(model.parameters(), lr=0.1)
+    criterion = CrossEntropyLoss()
+    for x, y in loader:
+        optimizer.zero_grad()
+        criterion(model(x), y).backward()
+        optimizer.step()
+    """
+    assert serious(code) == []  # which library the names are out of is not known
 
 
 GRADIENT = [
