@@ -50,7 +50,7 @@ _WEAK: Signs = (
         rb"|(?<!self\.)(?:out_features|track_running_stats)\s*=)",
     ),
     (b"rainer", rb"\bTrainer[(.]"),
-    (b"Learner(", rb""),
+    (b"earner(", rb""),
     (b"training_step", rb""),
     (b"use_reentrant", rb""),
     (b"DataParallel(", rb""),
