@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from freezecheck import gradients, held
+from freezecheck import gradients, held, stated_rates
 from freezecheck.program import (
     ATTRIBUTE,
     BACKWARD,
@@ -69,7 +69,7 @@ def _moves(world: World, optimizer: Optimizer, param: Param) -> Iterator[tuple[E
             moments = moments or state == THERE
         elif freeze is not None and freeze.value is False:
             why = _why(optimizer, group, state, moments)
-            if why:
+            if why and not _is_at_zero(world, optimizer, event):
                 yield freeze, event, why
 
 
@@ -115,6 +115,16 @@ def _group(optimizer: Optimizer, param: Param, event: Event) -> Group | None:
         if there and param in group.params:
             return group
     return None
+
+
+def _is_at_zero(world: World, optimizer: Optimizer, event: Event) -> bool:
+    """A schedule has taken the rates of an optimizer down to 0 by then."""
+    for scheduler in stated_rates.drivers(world, optimizer, event.index):
+        count = stated_rates.times(world, scheduler.steps, scheduler.event, event)
+        rate = None if count is None else stated_rates.after(scheduler, 1.0, count)
+        if rate is not None and rate < 1e-9:
+            return True
+    return False
 
 
 def _why(optimizer: Optimizer, group: Group, state: str, moments: bool) -> str:
