@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from freezecheck.finding import Site
@@ -17,6 +18,9 @@ from freezecheck.program import (
     World,
 )
 
+# A condition on the time: what holds in the passes that were gone through may change later.
+_LATER = re.compile(r"epoch|iter|step|warm|phase|stage", re.IGNORECASE)
+
 Lost = dict[Param, tuple[Event, Site]]
 
 
@@ -26,8 +30,13 @@ def without_gradient(world: World, optimizer: Optimizer) -> Iterator[tuple[Event
     the place where the graph was cut behind that.
 
     A parameter is taken only if every pass that it may have been in since the step before
-    is on the far side of a cut.
+    is on the far side of a cut, and if it gets its gradient at no other time: the first
+    epochs of a warm-up may well run under `no_grad`.
     """
+    if any(_LATER.search(text) for _, text, _ in world.choices):
+        return
+    reached = {f for e in world.of(BACKWARD) if e.subject is not None for f in e.subject.live}
+    whole = [f.subject for f in reached if f.data.get("whole")]
     start = optimizer.event.index if optimizer.event is not None else 0
     for step in optimizer.steps:
         events = world.events[start : step.index]
@@ -38,6 +47,7 @@ def without_gradient(world: World, optimizer: Optimizer) -> Iterator[tuple[Event
         if any(e.kind == ATTRIBUTE and e.data.get("attribute") == "grad" for e in events):
             continue
         found = _lost(optimizer, step, events, backwards)
+        found = {p: cut for p, cut in found.items() if not any(_holds(m, p) for m in whole)}
         if found:
             yield backwards[0], step, found
 

@@ -560,6 +560,37 @@ GRADIENT = [
     ),
     pytest.param(
         """
+        def main(args):
+            encoder, head = nn.Linear(8, 8), nn.Linear(8, 2)
+            optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=1e-5)
+            for epoch in range(args.epochs):
+                for x, y in loader:
+                    if epoch < args.warmup:
+                        with torch.no_grad():
+                            features = encoder(x)
+                    else:
+                        features = encoder(x)
+                    loss = F.cross_entropy(head(features), y)
+                    optimizer.zero_grad(); loss.backward(); optimizer.step()
+        main(args)
+        """,
+        id="the head first",
+    ),
+    pytest.param(
+        """
+        encoder, head = nn.Linear(8, 8), nn.Linear(8, 2)
+        optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=1e-5)
+        for epoch in range(10):
+            for x, y in loader:
+                with torch.set_grad_enabled(epoch >= 3):
+                    features = encoder(x)
+                loss = F.cross_entropy(head(features), y)
+                optimizer.zero_grad(); loss.backward(); optimizer.step()
+        """,
+        id="the head for three epochs",
+    ),
+    pytest.param(
+        """
         model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 2))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         total = 0
