@@ -28,6 +28,8 @@ ABSENT, THERE, ZERO, UNKNOWN = "absent", "there", "zero", "unknown"
 STALE = "a gradient from before the freeze is left on {it}"
 MOMENTUM = "the gradient left on {it} is zero, and momentum carries on"
 DECAY = "the gradient left on {it} is zero, and weight decay shrinks {it}"
+_KINDS = (BACKWARD, ZERO_GRAD, ATTRIBUTE, ESCAPE, STEP)
+Holdings = dict[int, dict[int, int]]
 _WITH_MOMENTS = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax")
 
 
@@ -46,23 +48,27 @@ def moved(world: World, optimizer: Optimizer) -> list[Moved]:
     found: dict[tuple[object, str], Moved] = {}
     if not optimizer.type.startswith("torch.optim.") or optimizer.event is None:
         return []
+    theirs = holdings(world)
+    events = [event for event in world.events if event.kind in _KINDS]
     for param in dict.fromkeys(held.members(optimizer)):
         if any(event.value is False for event in param.writes):
-            for freeze, step, why in _moves(world, optimizer, param):
+            for freeze, step, why in _moves(world, events, theirs, optimizer, param):
                 one = found.setdefault((freeze.site, why), Moved(freeze, step, why))
                 one.params.append(param)
                 break
     return list(found.values())
 
 
-def _moves(world: World, optimizer: Optimizer, param: Param) -> Iterator[tuple[Event, Event, str]]:
-    state, moments = ABSENT, False
-    for event in world.events:
-        state = after(event, param, state)
-        if event.kind != STEP or event.subject is not optimizer:
+def _moves(
+    world: World, events: list[Event], theirs: Holdings, optimizer: Optimizer, param: Param
+) -> Iterator[tuple[Event, Event, str]]:
+    state, moments, since = ABSENT, False, theirs[optimizer.id][param.id]
+    group = next(group for group in optimizer.groups if param in group.params)
+    for event in events:
+        state = after(event, param, state, theirs)
+        if event.kind != STEP or event.subject is not optimizer or event.index < since:
             continue
-        group = _group(optimizer, param, event)
-        if group is None or optimizer.lr(group) == 0:
+        if optimizer.lr(group) == 0:
             continue
         freeze = param.written(event.index)
         if param.trains(event.index):
@@ -73,7 +79,7 @@ def _moves(world: World, optimizer: Optimizer, param: Param) -> Iterator[tuple[E
                 yield freeze, event, why
 
 
-def after(event: Event, param: Param, state: str) -> str:
+def after(event: Event, param: Param, state: str, theirs: Holdings) -> str:
     """What is known of the parameter's gradient after an event."""
     if event.kind == BACKWARD:
         trains = param.trains(event.index)
@@ -84,17 +90,17 @@ def after(event: Event, param: Param, state: str) -> str:
             return state
         return THERE if trains and arrives else UNKNOWN
     if event.kind == ZERO_GRAD and state != ABSENT:
-        return _cleared(event, param, state)
+        return _cleared(event, param, state, theirs)
     if event.kind == ATTRIBUTE and event.data["attribute"] == "grad" and param in event.params:
         return ABSENT if event.value is None else UNKNOWN
-    if event.kind == ESCAPE and concerns(event.subject, param, event.index):
+    if event.kind == ESCAPE and concerns(event, param, theirs):
         return UNKNOWN
     return state
 
 
-def _cleared(event: Event, param: Param, state: str) -> str:
+def _cleared(event: Event, param: Param, state: str, theirs: Holdings) -> str:
     subject = event.subject
-    if not concerns(subject, param, event.index):
+    if not concerns(event, param, theirs):
         unsure = subject is None or (isinstance(subject, Optimizer) and subject.open)
         return UNKNOWN if unsure else state
     if event.value is True:
@@ -102,19 +108,28 @@ def _cleared(event: Event, param: Param, state: str) -> str:
     return ZERO if event.value is False and state in (THERE, ZERO) else UNKNOWN
 
 
-def concerns(subject: object, param: Param, before: int) -> bool:
+def concerns(event: Event, param: Param, theirs: Holdings) -> bool:
     """What is done to a module or an optimizer is done to the parameter."""
+    subject = event.subject
     if isinstance(subject, Module):
         return gradients.is_in(param.module, subject)
-    return isinstance(subject, Optimizer) and subject.holds(param, before)
+    if not isinstance(subject, Optimizer):
+        return False
+    since = theirs[subject.id].get(param.id)
+    return since is not None and since < event.index
 
 
-def _group(optimizer: Optimizer, param: Param, event: Event) -> Group | None:
-    for group in optimizer.groups:
-        there = group.event is None or group.event.index < event.index
-        if there and param in group.params:
-            return group
-    return None
+def holdings(world: World) -> Holdings:
+    """Of each optimizer, by its id: the leaves in it, by theirs, with the event that put them
+    there."""
+    return {
+        optimizer.id: {
+            param.id: group.event.index if group.event else 0
+            for group in reversed(optimizer.groups)
+            for param in group.params
+        }
+        for optimizer in world.optimizers
+    }
 
 
 def _is_at_zero(world: World, optimizer: Optimizer, event: Event) -> bool:

@@ -169,8 +169,13 @@ class StaleOptimizerState(Rule):
                 continue
             found: dict[Site | None, list[program.Param]] = {}
             until = None
+            theirs = leftover.holdings(world)
+            events = [e for e in world.events if e.kind in _KINDS]
+            before = {
+                step.index: gradients.leading_to(world, optimizer, step) for step in optimizer.steps
+            }
             for param in dict.fromkeys(held.members(optimizer)):
-                back = _unfrozen_again(world, optimizer, param)
+                back = _unfrozen_again(events, before, theirs, optimizer, param)
                 if back is not None:
                     found.setdefault(back[0].site, []).append(param)
                     until = back[1]
@@ -195,16 +200,24 @@ _REMEDY = (
 )
 
 
+_KINDS = (program.ESCAPE, program.LOAD, program.ATTRIBUTE, program.STEP)
+
+
 def _unfrozen_again(
-    world: World, optimizer: Optimizer, param: program.Param
+    events: list[Event],
+    before: dict[int, list[Event]],
+    theirs: leftover.Holdings,
+    optimizer: Optimizer,
+    param: program.Param,
 ) -> tuple[Event, Event] | None:
     """The line that unfreezes a parameter again, with steps of the optimizer on it before it was
     frozen and steps on others since then; and the first step afterwards."""
     if len(param.writes) < 2:
         return None
     trained = rested = False
-    for event in world.events:
-        if event.kind == program.ESCAPE and leftover.concerns(event.subject, param, event.index):
+    since = theirs[optimizer.id][param.id]
+    for event in events:
+        if event.kind == program.ESCAPE and leftover.concerns(event, param, theirs):
             return None
         if event.kind == program.LOAD and event.subject is optimizer:
             return None
@@ -213,14 +226,13 @@ def _unfrozen_again(
         if event.kind != program.STEP or event.subject is not optimizer:
             continue
         flag = param.trains(event.index)
-        if flag is None or not optimizer.holds(param, event.index):
+        if flag is None or event.index < since:
             return None
         if flag and rested:
             line = param.written(event.index)
             return (line, event) if line is not None else None
-        if flag:
-            gets = gradients.arrives(gradients.leading_to(world, optimizer, event), param)
-            trained = trained or gets is True
+        if flag and not trained:
+            trained = gradients.arrives(before[event.index], param) is True
         rested = rested or (trained and not flag)
     return None
 
