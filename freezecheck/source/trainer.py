@@ -10,12 +10,12 @@ from typing import Any
 
 from freezecheck import program
 from freezecheck.program import Module, Optimizer
-from freezecheck.source import attributes, forward, iteration, lives, modules, objects
+from freezecheck.source import attributes, calls, forward, iteration, lives, modules, objects
 from freezecheck.source.calls import Call
 from freezecheck.source.machine import Machine
 from freezecheck.source.objects import on
 from freezecheck.source.optim import build
-from freezecheck.source.values import Instance, List, Object, Tensor, Unknown
+from freezecheck.source.values import Class, Instance, List, Object, Tensor, Unknown
 
 _KINDS = "transformers.Trainer transformers.Seq2SeqTrainer"
 _EVENTS = ("on_train_begin", "on_epoch_begin", "on_step_begin", "on_step_end", "on_epoch_end")
@@ -70,7 +70,8 @@ def _model(m: Machine, owner: Object, node: Any) -> Module | None:
 def _callbacks(m: Machine, owner: Object, node: Any) -> list[Instance]:
     found = iteration.items(m, owner.attributes.get("callbacks"), node)[0]
     found += owner.attributes.get("<callbacks>", [])
-    return [each for each in found if isinstance(each, Instance)]
+    made = [calls.make(m, e, Call(node, [])) if isinstance(e, Class) else e for e in found]
+    return [each for each in made if isinstance(each, Instance)]
 
 
 @on(_KINDS, "add_callback")
