@@ -334,7 +334,7 @@ def instance_of(m: Machine, value: Any, kind: Any) -> Any:
         if plain is not None:
             return isinstance(value, plain) or (plain is str and isinstance(value, Name))
         if short in ("list", "dict", "set"):
-            return isinstance(value, {"list": List, "dict": (Dict, Group), "set": List}[short])
+            return isinstance(value, (Dict, Group) if short == "dict" else List)
         if short == "Parameter":
             return isinstance(value, Param)
         if short == "Module":

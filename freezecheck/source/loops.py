@@ -35,9 +35,9 @@ def run(m: Machine, node: ast.For | ast.AsyncFor) -> None:
     from freezecheck.source.statements import bind
 
     value = m.evaluate(node.iter)
-    if isinstance(value, Stream):
-        found, complete = [], False
-    else:
+    found: list[Any] = []
+    complete = False
+    if not isinstance(value, Stream):
         found, complete = iteration.items(m, value, node.iter)
     number = 0
     length = _length(value, found, complete)

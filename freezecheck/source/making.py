@@ -228,8 +228,8 @@ def pretrained_embedding(m: Machine, given: Call) -> Any:
 def parameter(m: Machine, given: Call) -> Any:
     value = given.get(0, "data")
     flag = given.get(1, "requires_grad", True)
-    if isinstance(value, Param) or (isinstance(value, Tensor) and value.param is not None):
-        source = value if isinstance(value, Param) else value.param
+    source = value.param if isinstance(value, Tensor) else value
+    if isinstance(source, Param):
         m.event(program.ATTRIBUTE, given.node, source, (source,), value=flag, attribute="Parameter")
     holder = Param(0, None, "")  # type: ignore[arg-type]
     holder.trainable = flag if isinstance(flag, bool) else None

@@ -267,13 +267,8 @@ def class_(m: Machine, node: ast.ClassDef) -> None:
     try:
         for statement in node.body:
             if isinstance(statement, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                held = Function(statement, outer, made)
-                positional = [*statement.args.posonlyargs, *statement.args.args]
-                for arg, default in zip(reversed(positional), reversed(statement.args.defaults)):
-                    held.defaults[arg.arg] = m.evaluate(default)
-                for arg, default in zip(statement.args.kwonlyargs, statement.args.kw_defaults):
-                    if default is not None:
-                        held.defaults[arg.arg] = m.evaluate(default)
+                held = make_function(m, statement, made)
+                held.scope = outer  # a method does not see the names of its class
                 scope.names[statement.name] = held
             else:
                 m.execute(statement)
