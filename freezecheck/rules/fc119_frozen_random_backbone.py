@@ -167,10 +167,12 @@ class FrozenRandomBackbone(Rule):
             moment = next(moments(world, optimizer), None)
             if moment is None:
                 continue
-            for module in world.modules:
-                frozen = _resting(world, module, moment) if _is_untrained(module) else []
+            for module in filter(_is_untrained, world.modules):
+                frozen = _resting(world, module, moment)
+                if module.id in told or not frozen:
+                    continue
                 held = set(members(optimizer, moment.index)) & set(module.root.parameters())
-                if module.id in told or not any(p.trains(moment.index) for p in held) or not frozen:
+                if not any(p.trains(moment.index) for p in held):
                     continue
                 told.add(module.id)
                 yield self._random(world, module, frozen, moment)

@@ -6,7 +6,7 @@ from typing import Any
 
 from freezecheck import program
 from freezecheck.program import Module, Optimizer, Param
-from freezecheck.source import attributes, calls, structure
+from freezecheck.source import attributes, structure
 from freezecheck.source.calls import Call, effect
 from freezecheck.source.machine import Machine
 from freezecheck.source.values import Dict, List, Unknown
