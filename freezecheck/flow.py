@@ -64,6 +64,8 @@ def _lost(optimizer: Optimizer, step: Event, events: list[Event], backwards: lis
         module = passed.subject
         if not passed.data.get("whole") or module.escaped is not None:
             continue
+        if module.copied is not None:  # a teacher, or a target that follows by averaging
+            continue
         for param in module.parameters():
             if param.trains(step.index) is not True or not optimizer.holds(param, step.index):
                 continue

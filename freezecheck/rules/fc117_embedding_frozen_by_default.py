@@ -56,6 +56,8 @@ class EmbeddingFrozenByDefault(Rule):
     ## How it is found
 
     From the text: neither the call nor any line after it says whether the weight is to train.
+    An embedding that is kept in a dict or in an object that is no module says nothing: it may
+    be a table to look things up in.
 
     ## Limits
 
@@ -79,6 +81,8 @@ class EmbeddingFrozenByDefault(Rule):
                 continue
             if module in dropped or event.site in told or _is_written(module):
                 continue
+            if module.parent is None and (not module.label or "." in module.label):
+                continue  # kept in what is no model: a table to look things up in
             told.add(event.site)
             shown = module.shown if module.parent is not None or module.label else module.builder
             yield self.finding(

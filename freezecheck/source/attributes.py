@@ -103,6 +103,8 @@ def _gather(m: Machine, module: Module, key: str) -> None:
     for inner_key, inner in list(m.assumed.items()):
         if inner.parent is not None or not inner_key.startswith(f"{key}."):
             continue
+        if any(each is module for each in inner.walk()):
+            continue
         *between, name = inner_key[len(key) + 1 :].split(".")
         owner = module
         for part in between:
@@ -394,7 +396,7 @@ def set_on_module(m: Machine, target: Any, owner: Module, name: str, value: Any)
 def put(m: Machine, target: Any, owner: Module, name: str, value: Module) -> None:
     """Make `value` the child `name`, in the place of what was there."""
     old = owner.children.get(name)
-    if old is value:
+    if old is value or any(each is owner for each in value.walk()):  # a ring: no run gets past it
         return
     inherited = owner.open and old is None and owner.cls is None
     if inherited:

@@ -175,6 +175,16 @@ def parameters(m: Machine, module: Module, prefix: str = "") -> list[tuple[Any, 
     return found
 
 
+def own(module: Module) -> list[tuple[Any, Param]]:
+    """What `named_parameters(recurse=False)` gives in a loop over modules, where those that are
+    not listed have their turn with the one whose rest they are."""
+    return [
+        (name_of(leaf, "", module), leaf)
+        for whole in (*module.params.values(), *module.rest)
+        for leaf in whole.leaves()
+    ]
+
+
 def modules(
     m: Machine, module: Module, prefix: str = "", *, unfold: bool = True
 ) -> list[tuple[str, Module]]:

@@ -68,12 +68,16 @@ calls.METHODS.append(method)
 
 
 def _parameters(m: Machine, owner: Module, given: Call) -> Any:
+    if not given.get(0, "recurse", True):
+        return Iterator(lambda: ([p for _, p in iteration.own(owner)], not m.loops))
     return Iterator(lambda: ([p for _, p in iteration.parameters(m, owner)], _unlisted(owner)))
 
 
 def _named_parameters(m: Machine, owner: Module, given: Call) -> Any:
     patterns.record(m, owner, "named_parameters", given)
     prefix = given.get(0, "prefix", "")
+    if not given.get(1, "recurse", True):
+        return Iterator(lambda: (list(iteration.own(owner)), not m.loops))
     return Iterator(
         lambda: (
             list(iteration.parameters(m, owner, prefix if isinstance(prefix, str) else "")),

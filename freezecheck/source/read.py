@@ -50,7 +50,12 @@ def decode(data: bytes) -> tuple[str, str]:
     """The text of a script, with its line ends as they are, and its encoding. SyntaxError
     and UnicodeDecodeError as Python's own."""
     encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-    return data.decode(encoding), encoding
+    try:
+        return data.decode(encoding), encoding
+    except UnicodeDecodeError:
+        raise
+    except (LookupError, UnicodeError) as problem:  # a codec, but none of text
+        raise SyntaxError(str(problem)) from None
 
 
 def _read_script(source: Source, data: bytes) -> None:

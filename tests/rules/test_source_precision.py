@@ -1,0 +1,105 @@
+"""Healthy code that was once taken for a mistake, as people write it: nothing is said."""
+
+from __future__ import annotations
+
+import pytest
+from source import lint
+
+HEALTHY = {
+    "the parameters of each module, one module at a time": """
+        import torch
+        from torch import nn
+        from models import build
+
+        def smart_optimizer(model):
+            decay, rest = [], []
+            norms = tuple(v for k, v in nn.__dict__.items() if "Norm" in k)
+            for module in model.modules():
+                for name, p in module.named_parameters(recurse=0):
+                    if name == "weight" and not isinstance(module, norms):
+                        decay.append(p)
+                    else:
+                        rest.append(p)
+            optimizer = torch.optim.SGD(rest, lr=0.1)
+            optimizer.add_param_group({"params": decay, "weight_decay": 1e-4})
+            return optimizer
+
+        model = build()
+        for m in model.modules():
+            if isinstance(m, nn.BatchNorm2d):
+                m.eps = 1e-3
+        optimizer = smart_optimizer(model)
+        optimizer.step()
+    """,
+    "a table of labels": """
+        import torch
+        from torch import nn
+        from loaders import Loader
+
+        class Labelled(Loader):
+            def __init__(self, labels, **options):
+                super().__init__(**options)
+                self.labels = nn.Embedding.from_pretrained(torch.tensor(labels).reshape(-1, 1))
+
+            def __next__(self):
+                x, index = super().__next__()
+                return x, self.labels(index).long()
+    """,
+    "embeddings kept for later": """
+        from torch import nn
+
+        class Kept:
+            def load(self, name, weights):
+                self.loaded[name] = nn.Embedding.from_pretrained(weights)
+                self.use(name)
+    """,
+    "a target network that follows by averaging": """
+        import copy
+        import torch
+        from torch import nn
+
+        online = nn.Linear(8, 4)
+        target = copy.deepcopy(online)
+        both = nn.ModuleList([online, target])
+        optimizer = torch.optim.Adam(both.parameters())
+        for x in loader:
+            optimizer.zero_grad()
+            with torch.no_grad():
+                wanted = target(x)
+            loss = nn.functional.mse_loss(online(x), wanted)
+            loss.backward()
+            optimizer.step()
+            for new, old in zip(online.parameters(), target.parameters()):
+                old.data.mul_(0.99).add_(new.data, alpha=0.01)
+    """,
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_nothing_is_said(name):
+    assert lint(HEALTHY[name], strict=True) == []
+
+
+FOUND = {
+    "in a model whose base class is not known": (
+        """
+        from torch import nn
+        from base import Tagger
+
+        class Mine(Tagger):
+            def __init__(self, vectors):
+                super().__init__()
+                self.embedding = nn.Embedding.from_pretrained(vectors)
+
+            def forward(self, words):
+                return self.embedding(words)
+        """,
+        [(8, "FC117")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_it_is_still_found(name):
+    code, found = FOUND[name]
+    assert lint(code) == found
