@@ -146,17 +146,17 @@ class TrainabilityChangedAfterDdpWrap(Rule):
     def _judge(self, world: World, wrap: Event, flag: Event, params: list[Param]) -> Finding:
         model = wrap.subject.root.shown
         names = account.names(params)
+        be, its = account.verb(params), account.verb(params, "its", "their")
         if flag.value:
             what = (
-                f"{names} of {model} {account.verb(params, 'was', 'were')} frozen when"
-                " DistributedDataParallel was built, and is unfrozen here. Its gradients are not"
-                " averaged over the processes, whose copies of it drift apart."
+                f"{names} of {model} {be} unfrozen here, after DistributedDataParallel was built:"
+                f" {its} gradients are not averaged over the processes, whose copies drift apart."
             )
             fix = "unfreeze before the model is wrapped, or wrap it again after this"
         else:
             what = (
-                f"{names} of {model} required grad when DistributedDataParallel was built, and is"
-                " frozen here. The wrapper waits for its gradients, and the second step raises."
+                f"{names} of {model} {be} frozen here, after DistributedDataParallel was built: the"
+                f" wrapper waits for {its} gradients, and the second step raises."
             )
             fix = "freeze before the model is wrapped"
         return self.finding(
