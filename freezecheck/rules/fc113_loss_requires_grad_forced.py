@@ -85,7 +85,8 @@ class LossRequiresGradForced(Rule):
 
     From the text: the flag of what a loss function gives, or of what `backward()` is called
     on, is set to True. Where the loss requires grad without that, the line is without
-    effect so far, and it is a warning.
+    effect so far, and it is a warning. A `detach()` of a loss on which `backward()` was
+    called before is meant so.
 
     ## Limits
 
@@ -107,7 +108,7 @@ class LossRequiresGradForced(Rule):
             how = event.data["attribute"]
             if how not in _FORCED or event.value is not True or event.site in told:
                 continue
-            if not _is_loss(world, event):
+            if not _is_loss(world, event) or _is_spent(world, event):
                 continue
             told.add(event.site)
             whole = event.data.get("before") is True and how != "Variable"
@@ -131,6 +132,14 @@ def _is_loss(world: World, event: Event) -> bool:
         return True
     same = {_identity(event.subject), _identity(event.data.get("result"))} - {None}
     return any(_identity(later.data.get("of")) in same for later in world.since(event, BACKWARD))
+
+
+def _is_spent(world: World, event: Event) -> bool:
+    """It is a copy on purpose, behind a backward that was called: gradients are kept by hand."""
+    return getattr(event.subject, "copy", "") == "detach" and any(
+        (e.stack, e.loops) == (event.stack, event.loops) and e.index < event.index
+        for e in world.of(BACKWARD)
+    )
 
 
 def _identity(value: Any) -> object:

@@ -53,6 +53,17 @@ HEALTHY = {
                 self.loaded[name] = nn.Embedding.from_pretrained(weights)
                 self.use(name)
     """,
+    "gradients kept by hand": """
+        import torch
+        from torch import nn
+
+        class Cached(nn.Module):
+            def gradients(self, outputs):
+                loss = nn.functional.cross_entropy(torch.cat(outputs), self.labels)
+                loss.backward()
+                loss = loss.detach().requires_grad_()
+                return loss, [output.grad for output in outputs]
+    """,
     "a target network that follows by averaging": """
         import copy
         import torch
