@@ -51,6 +51,6 @@ def _encoded(text: str) -> bytes:
     data = text.encode(errors="replace")
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-    except SyntaxError:
+        return text.encode(encoding, errors="replace")
+    except (SyntaxError, LookupError, UnicodeError):
         return data
-    return text.encode(encoding, errors="replace")

@@ -53,7 +53,7 @@ def _read(path: str, stamp: int) -> tuple[str, ...]:
     try:
         encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
         text = data.decode(encoding)
-    except (SyntaxError, UnicodeDecodeError):
+    except (SyntaxError, LookupError, UnicodeError):
         text = data.decode("utf-8", "replace")
     return tuple(re.split("\r\n|\r|\n", text))
 
