@@ -7,7 +7,7 @@ from typing import Any
 
 from freezecheck import program
 from freezecheck.program import Module, Optimizer
-from freezecheck.source import attributes, calls, iteration, optim
+from freezecheck.source import assumed, calls, iteration, optim
 from freezecheck.source.calls import Call, effect
 from freezecheck.source.forward import requires, tensors
 from freezecheck.source.knowledge import optimizers
@@ -51,7 +51,9 @@ def checkpoint(m: Machine, given: Call) -> Any:
     if not dark:
         return result
     event.data["lost"] = tuple(e for t in tensors(Call(None, [result])) for e in t.live)
-    return result.severed("checkpoint", m.site(given.node)) if isinstance(result, Tensor) else result
+    return (
+        result.severed("checkpoint", m.site(given.node)) if isinstance(result, Tensor) else result
+    )
 
 
 _OPTIONS = (
@@ -76,7 +78,7 @@ def averaged(m: Machine, given: Call) -> Any:
     """A copy that follows the model by averaging: no optimizer moves it."""
     from freezecheck.source.wrappers import copied
 
-    inner = attributes.as_module(m, given.get(0, "model"), given.node)
+    inner = assumed.as_module(m, given.get(0, "model"), given.node)
     if inner is None:
         return Unknown(m.spot(given.node))
     made = m.new_module("torch.optim.swa_utils.AveragedModel", given.node)
@@ -99,7 +101,7 @@ def update_bn(m: Machine, given: Call) -> Any:
 )
 def shard(m: Machine, given: Call) -> Any:
     """`fully_shard(model)`: in place, its parameters become others."""
-    inner = attributes.as_module(m, given.get(0, "module"), given.node)
+    inner = assumed.as_module(m, given.get(0, "module"), given.node)
     if inner is not None:
         m.event(program.WRAP, given.node, inner, value=given.name, wrapper=inner)
     return inner

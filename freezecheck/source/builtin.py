@@ -6,7 +6,15 @@ from typing import Any
 
 from freezecheck import program
 from freezecheck.program import Group, Module, Param
-from freezecheck.source import attributes, calls, conditions, iteration, structure
+from freezecheck.source import (
+    assignment,
+    assumed,
+    attributes,
+    calls,
+    conditions,
+    iteration,
+    structure,
+)
 from freezecheck.source.calls import Call, effect
 from freezecheck.source.decisions import conjunction
 from freezecheck.source.machine import Machine
@@ -278,7 +286,7 @@ def has(m: Machine, owner: Any, name: Any) -> bool | None:
         structure.unfold(m, owner)
         if name in owner.children or name in owner.params or name in owner.attributes:
             return True
-        if name in attributes.MODULE_METHODS or (
+        if name in assumed.MODULE_METHODS or (
             owner.cls is not None and owner.cls.find(name) is not None
         ):
             return True
@@ -297,7 +305,7 @@ def setattr_(m: Machine, given: Call) -> Any:
     owner, name, value = (given.get(i) for i in range(3))
     if isinstance(name, str):
         target = ast.copy_location(ast.Attribute(given.node.args[0], name, ast.Store()), given.node)
-        attributes.store(m, target, owner, name, value)
+        assignment.store(m, target, owner, name, value)
     elif isinstance(owner, Module):
         owner.escaped = owner.escaped or m.event(program.ESCAPE, given.node, owner, value="setattr")
 

@@ -25,8 +25,6 @@ from freezecheck.source.values import (
     List,
     Method,
     Partial,
-    Stream,
-    Super,
     Unknown,
     is_constant,
     joined,
@@ -412,6 +410,3 @@ def escape(m: Machine, thing: Any, node: Any, name: str) -> None:
         m.write_mode(node, thing, None)
     elif isinstance(thing, Optimizer):
         thing.escaped = thing.escaped or event
-
-
-__all__ = ["Call", "Stream", "Super", "call", "evaluate"]

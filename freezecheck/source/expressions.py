@@ -7,7 +7,7 @@ import operator
 from typing import Any
 
 from freezecheck.program import Module
-from freezecheck.source import attributes, calls, conditions, iteration, structure
+from freezecheck.source import attributes, calls, conditions, iteration, structure, subscripts
 from freezecheck.source.decisions import negation
 from freezecheck.source.machine import Machine, evaluates
 from freezecheck.source.scope import MISSING, Scope
@@ -221,7 +221,7 @@ def subscript(m: Machine, node: ast.Subscript) -> Any:
             for part in (node.slice.lower, node.slice.upper, node.slice.step)
         ]
         return sliced(m, owner, parts, node)
-    return attributes.load_item(m, owner, m.evaluate(node.slice), node)
+    return subscripts.load_item(m, owner, m.evaluate(node.slice), node)
 
 
 def sliced(m: Machine, owner: Any, parts: list[Any], node: ast.Subscript) -> Any:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from freezecheck.program import Module
-from freezecheck.source import attributes, calls, structure, trainer  # noqa: F401
+from freezecheck.source import assumed, attributes, calls, structure, trainer  # noqa: F401
 from freezecheck.source.calls import Call
 from freezecheck.source.knowledge import architectures
 from freezecheck.source.machine import Machine
@@ -106,7 +106,7 @@ def of_model(m: Machine, owner: Any, name: str, given: Call) -> Any:
         return Unknown(m.spot(given.node))
     if name == "freeze_base_model":
         base = read(m, owner, "base_model")
-        inner = attributes.as_module(m, base, given.node)
+        inner = assumed.as_module(m, base, given.node)
         if inner is not None:
             m.write_flag(given.node, list(inner.parameters()), False)
             return None

@@ -10,7 +10,7 @@ from typing import Any
 
 from freezecheck import program
 from freezecheck.program import Module, Optimizer, Param
-from freezecheck.source import attributes, calls, iteration, lives, modules, objects, optim
+from freezecheck.source import assumed, attributes, calls, iteration, lives, modules, objects, optim
 from freezecheck.source.calls import Call
 from freezecheck.source.machine import Machine
 from freezecheck.source.objects import on
@@ -316,7 +316,7 @@ def _unfreeze(
 
 def _split(m: Machine, value: Any, given: Call) -> tuple[list[Module], list[Module]]:
     """The BatchNorm layers in a module, or in several, and all else."""
-    module = attributes.as_module(m, value, given.node)
+    module = assumed.as_module(m, value, given.node)
     found = [module] if module is not None else iteration.items(m, value, given.node)[0]
     every = [
         each for part in found if isinstance(part, Module) for _, each in iteration.modules(m, part)

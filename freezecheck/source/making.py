@@ -6,7 +6,7 @@ from typing import Any
 
 from freezecheck import program
 from freezecheck.program import Module, Param
-from freezecheck.source import attributes, calls, iteration, structure
+from freezecheck.source import assumed, calls, iteration, structure
 from freezecheck.source.calls import Call, effect
 from freezecheck.source.knowledge import layers
 from freezecheck.source.machine import Machine
@@ -100,7 +100,7 @@ def fill(m: Machine, made: Module, given: Call) -> None:
 
 def attach(m: Machine, made: Module, name: str, value: Any, given: Call) -> None:
     """Make a value the child `name` of a module that is being made."""
-    child = attributes.as_module(m, value, given.node)
+    child = assumed.as_module(m, value, given.node)
     if child is None:
         child = m.new_module("", given.node)
         structure.open_up(m, child)

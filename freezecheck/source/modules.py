@@ -7,13 +7,15 @@ from typing import Any
 from freezecheck import program
 from freezecheck.program import Module, Param
 from freezecheck.source import (
-    attributes,
+    assignment,
+    assumed,
     calls,
     conditions,
     iteration,
     making,
     patterns,
     structure,
+    subscripts,
     tensors,
 )
 from freezecheck.source.calls import Call
@@ -43,16 +45,16 @@ def method(m: Machine, owner: Any, name: str, given: Call) -> Any:
         if name == "forward":
             return Tensor((owner,))
     elif isinstance(owner, Unknown) and (
-        name in attributes.TELLING or (name in ("train", "eval") and _is_mode_call(given))
+        name in assumed.TELLING or (name in ("train", "eval") and _is_mode_call(given))
     ):
-        owner = attributes.as_module(m, owner, given.node)
+        owner = assumed.as_module(m, owner, given.node)
     if isinstance(owner, Module):
         function = _METHODS.get(name)
         if function is not None:
             return function(m, owner, given)
         if name in ("buffers", "named_buffers"):
             m.event(program.ATTRIBUTE, given.node, owner, attribute="buffers()")
-        if name in attributes.MODULE_METHODS:
+        if name in assumed.MODULE_METHODS:
             return None
     if isinstance(owner, Param):
         return _of_param(m, owner, name, given)
@@ -124,7 +126,7 @@ def _named_children(m: Machine, owner: Module, given: Call) -> Any:
 def _requires_grad(m: Machine, owner: Module, given: Call) -> Any:
     value = given.get(0, "requires_grad", True)
     m.write_flag(
-        given.node, list(owner.parameters()), attributes.flag(m, value, given.node), via=owner
+        given.node, list(owner.parameters()), assignment.flag(m, value, given.node), via=owner
     )
     return owner
 
@@ -227,10 +229,10 @@ def _to(m: Machine, owner: Module, given: Call) -> Any:
 def _add_module(m: Machine, owner: Module, given: Call) -> Any:
     name, value = given.get(0, "name"), given.get(1, "module")
     if isinstance(name, str) and isinstance(value, (Module, Unknown)):
-        child = attributes.as_module(m, value, given.node)
+        child = assumed.as_module(m, value, given.node)
         if child is not None:
             structure.unfold(m, owner)
-            attributes.put(m, given.node, owner, name, child)
+            assignment.put(m, given.node, owner, name, child)
     else:
         owner.open = True
         m.new_param(owner, "", norm=None)
@@ -256,14 +258,14 @@ def _get_submodule(m: Machine, owner: Module, given: Call) -> Any:
     path = given.get(0)
     found: Any = owner
     for part in path.split(".") if isinstance(path, str) and path else ():
-        found = attributes.load_item(m, found, part, given.node)
+        found = subscripts.load_item(m, found, part, given.node)
     return found if isinstance(path, str) else Unknown(m.spot(given.node))
 
 
 def _register_parameter(m: Machine, owner: Module, given: Call) -> Any:
     name = given.get(0, "name")
     if isinstance(name, str):
-        attributes.set_on_module(m, given.node, owner, name, given.get(1, "param"))
+        assignment.set_on_module(m, given.node, owner, name, given.get(1, "param"))
 
 
 def _items(m: Machine, owner: Module, given: Call) -> Any:
@@ -321,14 +323,14 @@ _METHODS = {
 def _of_param(m: Machine, owner: Param, name: str, given: Call) -> Any:
     if name == "requires_grad_":
         value = given.get(0, "requires_grad", True)
-        m.write_flag(given.node, [owner], attributes.flag(m, value, given.node))
+        m.write_flag(given.node, [owner], assignment.flag(m, value, given.node))
         return owner
     if name == "detach":
         return Tensor(cut="detach", copy="detach", param=owner)
     if name in tensors.IN_PLACE:
         m.event(program.ATTRIBUTE, given.node, owner, (owner,), attribute=f"{name}()")
     if name == "copy_":
-        attributes.filled(owner)
+        assignment.filled(owner)
     if name in ("cuda", "to", "half", "float", "clone"):
         return Tensor(copy=name, param=owner)
     if name in ("dim", "ndimension"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from freezecheck import program
-from freezecheck.program import Group, Module, Optimizer, Param, Scheduler
+from freezecheck.program import Group, Optimizer, Param, Scheduler
 from freezecheck.source import calls, iteration
 from freezecheck.source.calls import Call
 from freezecheck.source.knowledge import optimizers
@@ -219,6 +219,3 @@ def _of_scheduler(m: Machine, owner: Scheduler, name: str, given: Call) -> Any:
         m.event(program.LOAD, given.node, owner, value="scheduler", state=given.get(0))
         return None
     return Unknown(m.spot(given.node))
-
-
-__all__ = ["Module"]

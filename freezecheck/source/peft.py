@@ -10,7 +10,7 @@ from typing import Any
 
 from freezecheck import program
 from freezecheck.program import Module
-from freezecheck.source import attributes, calls, huggingface, iteration, structure
+from freezecheck.source import assumed, attributes, calls, huggingface, iteration, structure
 from freezecheck.source.calls import Call, effect
 from freezecheck.source.knowledge.frameworks import ADAPTERS, HEADS
 from freezecheck.source.machine import Machine
@@ -37,7 +37,7 @@ _OWN = frozenset(
 )
 def adapted(m: Machine, given: Call) -> Any:
     """`get_peft_model(model, config)`: the model itself is changed, and comes in a wrapper."""
-    inner = attributes.as_module(m, given.get(0, "model"), given.node)
+    inner = assumed.as_module(m, given.get(0, "model"), given.node)
     if inner is None:
         return Unknown(m.spot(given.node))
     config = given.get(1, "peft_config")
@@ -52,7 +52,7 @@ def adapted(m: Machine, given: Call) -> Any:
 @effect("peft.PeftModel.from_pretrained")
 def loaded(m: Machine, given: Call) -> Any:
     """Adapters from a checkpoint: frozen, unless asked to be trainable."""
-    inner = attributes.as_module(m, given.get(0, "model"), given.node)
+    inner = assumed.as_module(m, given.get(0, "model"), given.node)
     return Unknown(m.spot(given.node)) if inner is None else _load(m, inner, given)
 
 
@@ -78,7 +78,7 @@ calls.PATTERNS.insert(0, auto)
 @effect("peft.prepare_model_for_kbit_training", "peft.prepare_model_for_int8_training")
 def prepared(m: Machine, given: Call) -> Any:
     """It freezes all that is there, adapters as well."""
-    inner = attributes.as_module(m, given.get(0, "model"), given.node)
+    inner = assumed.as_module(m, given.get(0, "model"), given.node)
     if inner is not None:
         m.write_flag(given.node, list(inner.parameters()), False, via="peft")
     return inner

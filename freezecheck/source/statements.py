@@ -6,10 +6,10 @@ import ast
 from typing import Any
 
 from freezecheck import program
-from freezecheck.source import attributes, conditions, loops, relevance
+from freezecheck.source import assignment, attributes, conditions, loops, relevance, subscripts
 from freezecheck.source.machine import Machine, Raised, executes
 from freezecheck.source.scope import MISSING, Scope
-from freezecheck.source.values import Class, Dict, Function, Library, List, Tensor, Unknown
+from freezecheck.source.values import Class, Function, Library, List, Tensor, Unknown
 
 
 class Return(Exception):
@@ -77,14 +77,14 @@ def augmented(m: Machine, node: ast.AugAssign) -> None:
 def bind(m: Machine, target: ast.expr, value: Any) -> None:
     """`target = value`."""
     if isinstance(target, ast.Name):
-        attributes.label(value, target.id)
+        assignment.label(value, target.id)
         m.scope.set(target.id, value)
     elif isinstance(target, (ast.Tuple, ast.List)):
         unpack(m, target, value)
     elif isinstance(target, ast.Attribute):
-        attributes.store(m, target, m.evaluate(target.value), target.attr, value)
+        assignment.store(m, target, m.evaluate(target.value), target.attr, value)
     elif isinstance(target, ast.Subscript):
-        attributes.store_item(m, target, m.evaluate(target.value), m.evaluate(target.slice), value)
+        subscripts.store_item(m, target, m.evaluate(target.value), m.evaluate(target.slice), value)
     elif isinstance(target, ast.Starred):
         bind(m, target.value, value)
 
@@ -114,7 +114,7 @@ def delete(m: Machine, node: ast.Delete) -> None:
         if isinstance(target, ast.Name):
             m.scope.names.pop(target.id, None)
         elif isinstance(target, ast.Attribute):
-            attributes.delete(m, m.evaluate(target.value), target.attr)
+            assignment.delete(m, m.evaluate(target.value), target.attr)
         elif isinstance(target, ast.Subscript):
             m.evaluate(target.value)
 
@@ -345,6 +345,3 @@ def match(m: Machine, node: ast.Match) -> None:
         if held and (case.guard is None or conditions.truth(m, case.guard)):
             m.run(case.body)
             return
-
-
-__all__ = ["Dict", "Return", "bind", "gradient_context", "make_function"]

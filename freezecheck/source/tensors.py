@@ -6,7 +6,7 @@ import ast
 from typing import Any
 
 from freezecheck import program
-from freezecheck.source import attributes, calls, conditions
+from freezecheck.source import assignment, calls, conditions
 from freezecheck.source.calls import Call, effect
 from freezecheck.source.forward import tensors
 from freezecheck.source.machine import Machine
@@ -117,7 +117,7 @@ def method(m: Machine, owner: Any, name: str, given: Call) -> Any:
     if name in IN_PLACE and owner.param is not None and owner.copy in ("data", "detach"):
         m.event(program.ATTRIBUTE, given.node, owner.param, (owner.param,), attribute=f"{name}()")
     if name == "copy_" and owner.param is not None:
-        attributes.filled(owner.param)
+        assignment.filled(owner.param)
     kept = name in _SAME or (name in _SHAPED and owner.made != "linear")
     result = joined([owner, *tensors(given)], made=owner.made if kept else "")
     result.param, result.copy = owner.param, owner.copy

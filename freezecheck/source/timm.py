@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from freezecheck.program import Module
-from freezecheck.source import attributes, calls, iteration, optim, structure
+from freezecheck.source import (
+    assignment,
+    assumed,
+    attributes,
+    calls,
+    iteration,
+    optim,
+    structure,
+    subscripts,
+)
 from freezecheck.source.calls import Call, effect
 from freezecheck.source.knowledge import architectures, optimizers
 from freezecheck.source.machine import Machine
@@ -67,7 +76,7 @@ def _reset(m: Machine, owner: Module, given: Call) -> Any:
             made.options["out_features"] = classes
             m.new_param(made, "weight")
             m.new_param(made, "bias")
-        attributes.put(m, given.node, parent, last, made)
+        assignment.put(m, given.node, parent, last, made)
     return None
 
 
@@ -76,10 +85,12 @@ def create_optimizer(m: Machine, given: Call) -> Any:
     """An optimizer over what requires grad; with weight decay or layer-wise rates in groups."""
     value = given.get(0, "model_or_params")
     name = given.get(1, "opt", "sgd")
-    model = attributes.as_module(m, value, given.node) if isinstance(value, Module) else None
+    model = assumed.as_module(m, value, given.node) if isinstance(value, Module) else None
     bound = dict(given.keywords)
     bound.update(zip(("opt", "lr", "weight_decay", "momentum"), given.args[1:]))
-    options: dict[str, Any] = {k: bound[k] for k in ("lr", "weight_decay", "momentum") if k in bound}
+    options: dict[str, Any] = {
+        k: bound[k] for k in ("lr", "weight_decay", "momentum") if k in bound
+    }
     short = _SHORT.get(name) if isinstance(name, str) else None
     kind = f"torch.optim.{short}" if short else "timm.optim.create_optimizer_v2"
     known = optimizers.find(kind)
@@ -108,7 +119,7 @@ def create_from_args(m: Machine, given: Call) -> Any:
 @effect("timm.optim.param_groups_weight_decay", "timm.optim.param_groups_layer_decay")
 def groups(m: Machine, given: Call) -> Any:
     """Groups of what requires grad; here as one, since nobody asks which is in which."""
-    model = attributes.as_module(m, given.get(0, "model"), given.node)
+    model = assumed.as_module(m, given.get(0, "model"), given.node)
     if model is None:
         return Unknown(m.spot(given.node))
     every = list(model.parameters())
@@ -142,7 +153,7 @@ def create_scheduler(m: Machine, given: Call) -> Any:
 def freeze(m: Machine, given: Call) -> Any:
     """Flags, and BatchNorm layers made into others that keep their values: what is thawed are
     new layers with new parameters."""
-    root = attributes.as_module(m, given.get(0, "root_module"), given.node)
+    root = assumed.as_module(m, given.get(0, "root_module"), given.node)
     names = given.get(1, "submodules", List())
     names = List([names]) if isinstance(names, str) else names
     found, complete = iteration.items(m, names, given.node)
@@ -166,8 +177,8 @@ def freeze(m: Machine, given: Call) -> Any:
 def _at(m: Machine, root: Module, path: str, given: Call) -> Any:
     found: Any = root
     for part in path.split("."):
-        found = attributes.load_item(m, found, part, given.node)
-        found = attributes.as_module(m, found, given.node)
+        found = subscripts.load_item(m, found, part, given.node)
+        found = assumed.as_module(m, found, given.node)
     return found
 
 

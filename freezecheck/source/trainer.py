@@ -10,7 +10,15 @@ from typing import Any
 
 from freezecheck import program
 from freezecheck.program import Module, Optimizer
-from freezecheck.source import attributes, calls, forward, iteration, lives, modules, objects
+from freezecheck.source import (
+    assumed,
+    calls,
+    forward,
+    iteration,
+    lives,
+    modules,
+    objects,
+)
 from freezecheck.source.calls import Call
 from freezecheck.source.machine import Machine
 from freezecheck.source.objects import on
@@ -61,7 +69,7 @@ def _model(m: Machine, owner: Object, node: Any) -> Module | None:
     start = owner.attributes.get("model_init")
     if value is None and start is not None:
         value = lives.call(m, start, [], node)
-    model = attributes.as_module(m, value, node) if isinstance(value, (Module, Unknown)) else None
+    model = assumed.as_module(m, value, node) if isinstance(value, (Module, Unknown)) else None
     if model is not None:
         owner.attributes["model"] = model
     return model

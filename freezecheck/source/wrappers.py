@@ -6,7 +6,7 @@ from typing import Any
 
 from freezecheck import program
 from freezecheck.program import Module, Optimizer, Param
-from freezecheck.source import attributes, structure
+from freezecheck.source import assumed, structure
 from freezecheck.source.calls import Call, effect
 from freezecheck.source.machine import Machine
 from freezecheck.source.values import Dict, List, Unknown
@@ -20,7 +20,7 @@ from freezecheck.source.values import Dict, List, Unknown
     "torch.distributed.fsdp.FullyShardedDataParallel",
 )
 def wrap(m: Machine, given: Call) -> Any:
-    inner = attributes.as_module(m, given.get(0, "module"), given.node)
+    inner = assumed.as_module(m, given.get(0, "module"), given.node)
     if inner is None:
         return Unknown(m.spot(given.node))
     name = given.name
