@@ -228,7 +228,7 @@ def probes(root: Module, index: int) -> bool:
     while True:
         if any(p.trains(index) is not False for p in own(module)):
             return False
-        parts = [child for child in module.children.values() if next(child.parameters(), None)]
+        parts = [child for child in module.children.values() if child.parameters()]
         if len(parts) == 1:
             module = parts[0]
             continue

@@ -13,7 +13,7 @@ def param_at(module: Module, name: str) -> Param | None:
         if not parts:
             return None
     if len(parts) == 1 and parts[0] in module.params:
-        return next(module.params[parts[0]].leaves(), None)
+        return next(iter(module.params[parts[0]].leaves()), None)
     rest = [leaf for each in module.rest for leaf in each.leaves()]
     return rest[0] if len(rest) == 1 else None
 

@@ -135,6 +135,7 @@ class Module:
         "parent",
         "pretrained",
         "rest",
+        "settled",
         "site",
         "stochastic",
         "type",
@@ -168,6 +169,7 @@ class Module:
         self.escaped: Event | None = None  # the first time it was handed to something unknown
         self.detached: Event | None = None  # it was replaced
         self.copied: Module | None = None  # deepcopy of that one
+        self.settled: tuple[list[Module], list[Param]] | None = None
         self.wrapper = ""  # "DataParallel": its only child `module` is the model
 
     @property
@@ -213,17 +215,33 @@ class Module:
         """The last part of `type`: `resnet18`, `Linear`."""
         return self.type.rpartition(".")[2]
 
-    def walk(self) -> Iterator[Module]:
+    def walk(self) -> list[Module]:
         """It and every listed module below, in order of registration."""
-        yield self
-        for child in self.children.values():
-            yield from child.walk()
+        if self.settled is not None:
+            return self.settled[0]
+        found: list[Module] = []
+        self._into(found)
+        return found
 
-    def parameters(self) -> Iterator[Param]:
+    def _into(self, found: list[Module]) -> None:
+        found.append(self)
+        for child in self.children.values():
+            child._into(found)
+
+    def parameters(self) -> list[Param]:
         """Every parameter in it, as leaves, in order."""
-        for module in self.walk():
-            for param in (*module.params.values(), *module.rest):
-                yield from param.leaves()
+        if self.settled is not None:
+            return self.settled[1]
+        return [
+            leaf
+            for module in self.walk()
+            for param in (*module.params.values(), *module.rest)
+            for leaf in param.leaves()
+        ]
+
+    def settle(self) -> None:
+        """It will not change any more: what is in it is kept."""
+        self.settled = (self.walk(), self.parameters())
 
     def __repr__(self) -> str:
         return f"{self.shown}<{self.builder or '?'}>"
@@ -249,12 +267,11 @@ class Param:
         self.trainable: bool | None = True
         self.writes: list[Event] = []  # FLAG events, oldest first
 
-    def leaves(self) -> Iterator[Param]:
+    def leaves(self) -> tuple[Param, ...]:
         """What it was taken apart into; itself if it never was."""
         if not self.parts:
-            yield self
-        for part in self.parts:
-            yield from part.leaves()
+            return (self,)
+        return tuple(leaf for part in self.parts for leaf in part.leaves())
 
     @property
     def one(self) -> bool:
@@ -289,7 +306,7 @@ class Group:
     an iterator that had nothing left. `optimizer.options` has the constructor's values.
     """
 
-    __slots__ = ("event", "exhausted", "members", "open", "options", "site")
+    __slots__ = ("event", "exhausted", "members", "open", "options", "settled", "site")
 
     def __init__(
         self, members: Sequence[Param], options: dict[str, Any], site: Site | None
@@ -300,10 +317,13 @@ class Group:
         self.open = False
         self.exhausted = False
         self.event: Event | None = None  # OPTIMIZER or GROUP
+        self.settled: list[Param] | None = None
 
     @property
     def params(self) -> list[Param]:
         """What is in it, as leaves, in order; twice if twice given."""
+        if self.settled is not None:
+            return self.settled
         return [leaf for member in self.members for leaf in member.leaves()]
 
 
@@ -410,12 +430,25 @@ class World:
         # None where it is not known.
         self.lengths: dict[int, int | str | None] = {}
         self.complete = True  # False: stopped by the budget, or by an exception
+        self._kinds: dict[str, list[Event]] | None = None
+
+    def settle(self) -> None:
+        """Nothing happens any more. Rules ask the same things again and again: what is in a
+        module or in a group, and which events there are of a kind, is kept."""
+        for module in self.modules:
+            module.settle()
+        for optimizer in self.optimizers:
+            for group in optimizer.groups:
+                group.settled = group.params
+        self._kinds = {}
+        for event in self.events:
+            event.params = tuple(leaf for param in event.params for leaf in param.leaves())
+            self._kinds.setdefault(event.kind, []).append(event)
 
     def of(self, kind: str, subject: Any = None) -> Iterator[Event]:
         """Events of one kind, oldest first; of one subject if given."""
-        return (
-            e for e in self.events if e.kind == kind and (subject is None or e.subject is subject)
-        )
+        events = self.events if self._kinds is None else self._kinds.get(kind, ())
+        return (e for e in events if e.kind == kind and (subject is None or e.subject is subject))
 
     def since(self, event: Event, kind: str, subject: Any = None) -> Iterator[Event]:
         """The same, after `event`."""

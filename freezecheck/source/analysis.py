@@ -102,7 +102,8 @@ def analyze(
                 _run(m, lambda m: entries.define(m, tree), last=False)
             _run(m, start.run)
             left -= max(left - m.steps, 1)
-            result.worlds.append(_finished(m))
+            m.world.settle()
+            result.worlds.append(m.world)
             known.update(m.not_understood)
             reached.update(m.reached)
             taken = m.decisions.taken
@@ -143,11 +144,3 @@ def _run(m: Machine, start: Callable[[Machine], None], *, last: bool = True) -> 
     m.stack.clear()
     m.event(program.END, None, value=how)
     m.world.complete = how == "end"
-
-
-def _finished(m: Machine) -> World:
-    """The world, with every parameter as its leaves."""
-    for event in m.world.events:
-        if any(param.parts for param in event.params):
-            event.params = tuple(leaf for param in event.params for leaf in param.leaves())
-    return m.world

@@ -53,7 +53,7 @@ def store(m: Machine, target: ast.Attribute, owner: Any, name: str, value: Any) 
         set_on_module(m, target, owner, name, value)
     elif isinstance(owner, Instance):
         label(value, f"self.{name}" if ast.unparse(target.value) == "self" else name)
-        hides = hiding(owner, name, value)
+        hides = hiding(m, owner, name, value)
         owner.attributes[name] = value
         if not isinstance(value, (Module, Optimizer, Scheduler)):
             m.event(program.ATTRIBUTE, target, owner, value=value, attribute=name, **hides)
@@ -72,12 +72,14 @@ def store(m: Machine, target: ast.Attribute, owner: Any, name: str, value: Any) 
             event.data.update(passing=is_passing(target.value), before=owner.needs)
 
 
-def hiding(owner: Any, name: str, value: Any) -> dict[str, Any]:
+def hiding(m: Machine, owner: Any, name: str, value: Any) -> dict[str, Any]:
     """The method of its class that an attribute hides, as data of the event: where it is
     defined (`hides`), and whether the value is one that cannot be called (`plain`)."""
     method = owner.cls.find(name) if owner.cls is not None else None
     plain = is_constant(value) or isinstance(value, (List, Dict, tuple))
     if not isinstance(method, Function) or method.decorators or not (plain or _may_be(value)):
+        return {}
+    if id(method.node) in m.reached:  # it has done its work: `self.size = self.size(data)`
         return {}
     path = method.scope.file.path
     return {"hides": Site(path, method.node.lineno), "plain": plain and value is not None}
@@ -149,7 +151,7 @@ def set_on_module(m: Machine, target: Any, owner: Module, name: str, value: Any)
     owner.attributes[name] = value
     m.event(
         program.ATTRIBUTE, target, owner, value=value, attribute=name, own=own, before=before,
-        **hiding(owner, name, value),
+        **hiding(m, owner, name, value),
     )  # fmt: skip
 
 

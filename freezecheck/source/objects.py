@@ -79,7 +79,7 @@ def method(m: Machine, owner: Any, name: str, given: Call) -> Any:
     if isinstance(owner, Object):
         kind = owner.type
     elif isinstance(owner, Unknown):
-        words = re.findall(r"\w+", owner.key)[-1:]  # "main(accelerator)", "self.scaler"
+        words = re.findall(r"\w+", owner.key[-80:])[-1:]  # "main(accelerator)", "self.scaler"
         kind = frameworks.NAMED.get("".join(words), "")
         meet(kind)
     else:

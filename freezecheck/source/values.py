@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 if TYPE_CHECKING:
     from freezecheck.finding import Site
@@ -28,7 +29,8 @@ class Unknown:
     __slots__ = ("key", "origin")
 
     def __init__(self, key: str, origin: tuple[Any, str] | None = None) -> None:
-        self.key = key
+        # Keys of keys grow without end in a loop; of a long one its beginning and a sum will do.
+        self.key = key if len(key) <= 400 else f"{key[:200]}~{len(key)}~{crc32(key.encode())}"
         self.origin = origin
 
     def __repr__(self) -> str:
