@@ -53,6 +53,16 @@ HEALTHY = {
                 self.loaded[name] = nn.Embedding.from_pretrained(weights)
                 self.use(name)
     """,
+    "what a method gives, in its place": """
+        from torch.utils.data import Dataset
+
+        class Series(Dataset):
+            def __init__(self, data):
+                self.properties = self.properties(data)
+
+            def properties(self, data):
+                return {"length": len(data)}
+    """,
     "gradients kept by hand": """
         import torch
         from torch import nn
