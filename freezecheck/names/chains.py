@@ -123,7 +123,8 @@ def _statements(
                 yield from _statements(block, thing, collects, [*guards, *passed, test])
                 passed.append(ast.UnaryOp(ast.Not(), test))
             yield from _statements(rest, thing, collects, [*guards, *passed])
-            guards += [
+            # A new list: the chain above keeps the one that it was given.
+            guards = guards + [
                 other
                 for other, (_, block) in zip(passed, arms)
                 if isinstance(block[-1], ast.Continue)
