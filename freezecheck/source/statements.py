@@ -292,8 +292,8 @@ def import_(m: Machine, node: ast.Import) -> None:
 def import_from(m: Machine, node: ast.ImportFrom) -> None:
     from freezecheck.source.imports import absolute
 
-    name = absolute(m.scope.file.name, node.module or "", node.level)
-    module = imported(m, name)
+    name, near = absolute(m.scope.file.name, node.module or "", node.level), node.level > 0
+    module = imported(m, name, near)
     for alias in node.names:
         if alias.name == "*":
             if isinstance(module, Scope):
@@ -302,26 +302,32 @@ def import_from(m: Machine, node: ast.ImportFrom) -> None:
             elif name not in m.stars:
                 m.stars.append(name)
             continue
-        m.scope.set(alias.asname or alias.name, member(m, module, name, alias.name))
+        m.scope.set(alias.asname or alias.name, member(m, module, name, alias.name, near))
 
 
-def imported(m: Machine, name: str) -> Any:
-    """A module: the scope of a file that may be followed, else a library."""
+# More is known about what they define than following their files would tell.
+_KNOWN = frozenset("torch torchvision timm transformers lightning accelerate peft".split())
+
+
+def imported(m: Machine, name: str, near: bool = False) -> Any:
+    """A module: the scope of a file that may be followed, else a library. `near`: by a
+    relative import."""
     from freezecheck.source.imports import load
     from freezecheck.source.objects import meet
 
     meet(name)
-    scope = load(m, name)
+    known = not near and name.partition(".")[0] in _KNOWN
+    scope = None if known else load(m, name)
     return scope if scope is not None else Library(name)
 
 
-def member(m: Machine, module: Any, name: str, attribute: str) -> Any:
+def member(m: Machine, module: Any, name: str, attribute: str, near: bool) -> Any:
     """`from name import attribute`."""
     if isinstance(module, Scope):
         found = module.names.get(attribute, MISSING)
         if found is not MISSING:
             return found
-    whole = imported(m, f"{name}.{attribute}")
+    whole = imported(m, f"{name}.{attribute}", near)
     return (
         whole
         if isinstance(whole, Scope) or not isinstance(module, Scope)
