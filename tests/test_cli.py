@@ -388,7 +388,7 @@ def test_rules_are_a_line_each(capsys):
         "A trainable tensor is in no optimizer.",
     ]
     assert second.startswith("FC902  made-up-head     info")
-    assert legend.startswith("setup: ")
+    assert legend.startswith("text: ")
 
 
 def test_rules_as_json(capsys):

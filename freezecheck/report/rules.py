@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from freezecheck.report.line import Line, line, wrap
 from freezecheck.rule import Rule
 
-_HALVES = {"L": "setup", "R": "run", "LR": "setup, run"}
+_HALVES = {"S": "text", "L": "setup", "R": "run"}
 
 
 def table(rules: Sequence[Rule], width: int | None) -> Iterator[Line]:
@@ -17,14 +17,15 @@ def table(rules: Sequence[Rule], width: int | None) -> Iterator[Line]:
     code = max(len(rule.code) for rule in rules)
     name = max(len(rule.name) for rule in rules)
     for rule in rules:
-        severity, halves = str(rule.severity), _HALVES.get(rule.halves(), rule.halves())
+        severity = str(rule.severity)
+        halves = ", ".join(_HALVES[half] for half in rule.halves())
         head = (
             (f"{rule.code:<{code}}  ", "title"),
             f"{rule.name:<{name}}  ",
             (f"{severity:<7}", severity),
         )
-        if width is None or code + name + 23 + len(rule.summary()) <= width:
-            yield line(*head, f"  {halves:<10}  {rule.summary()}")
+        if width is None or code + name + 29 + len(rule.summary()) <= width:
+            yield line(*head, f"  {halves:<16}  {rule.summary()}")
         else:
             yield line(*head, f"  {halves}")
             indent = " " * (code + 2)
@@ -34,7 +35,8 @@ def table(rules: Sequence[Rule], width: int | None) -> Iterator[Line]:
     yield line()
     yield line(
         (
-            "setup: found in the objects as they are; run: found in the order of what happened",
+            "text: found by lint, without running anything; setup: found in the objects as they"
+            " are; run: found in the order of what happened",
             "quiet",
         )
     )
