@@ -117,13 +117,18 @@ def analyze(
     definitions = machine("")
     _run(definitions, lambda m: entries.define(m, tree), last=False)
     # Mere definitions are made once; a file that builds models as it is imported, each time.
-    shared = None if definitions.world.events or definitions.world.modules else definitions.scope
+    shared = None if _builds(definitions.world) else definitions.scope
     for start in entries.others(tree):
         if left > 0 and not start.covered(reached):
             explore(start, shared)
     digest.forget()
     result.calls = list(known)
     return result
+
+
+def _builds(world: World) -> bool:
+    """There is more in it than attributes of things that are not followed, such as options."""
+    return bool(world.modules) or any(e.kind != program.ATTRIBUTE for e in world.events)
 
 
 def _run(m: Machine, start: Callable[[Machine], None], *, last: bool = True) -> None:
