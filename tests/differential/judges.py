@@ -72,9 +72,9 @@ def true(run: Run, finding: Finding, text: str) -> bool:
 
 
 def _modules(run: Run) -> Iterator[object]:
-    for root in run.roots:
-        yield from root.modules()
-        yield from root.parameters()
+    for module in run.made:
+        yield module
+        yield from module.parameters(recurse=False)
 
 
 def _attribute(run: Run, test: Callable[[str], bool]) -> bool:

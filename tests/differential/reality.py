@@ -128,7 +128,8 @@ class Run:
     flags: list[Flag] = field(default_factory=list)
     clipped_nothing: bool = False
     loaded: bool = False
-    roots: list[nn.Module] = field(default_factory=list)
+    roots: list[nn.Module] = field(default_factory=list)  # those that were called
+    made: list[nn.Module] = field(default_factory=list)  # all of them
     named: dict[int, set[str]] = field(default_factory=dict)  # every name a model's tensor had
     reached: set[int] = field(default_factory=set)  # lines
     error: str | None = None
@@ -213,6 +214,8 @@ class _Watch:
                 (nn.Parameter, "requires_grad_"),
             ):
                 stack.enter_context(self._around(owner, name))
+            stack.enter_context(self._around(nn.Module, "__init__", self._made))
+            stack.enter_context(self._around(nn.Module, "__setstate__", self._made))
             for kind in _schedulers():
                 stack.enter_context(self._around(kind, "__init__", self._scheduler))
                 stack.enter_context(self._around(kind, "step", self._schedule))
@@ -242,6 +245,11 @@ class _Watch:
 
     def _place(self) -> Place:
         return tuple(reversed(self._lines())), self.loops.now()
+
+    def _made(self, original: Any, module: nn.Module, *args: Any, **kwargs: Any) -> None:
+        """A module was made, or copied."""
+        original(module, *args, **kwargs)
+        self.run.made.append(module)
 
     # -- forwards -------------------------------------------------------------------------
 
