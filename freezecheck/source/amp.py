@@ -32,6 +32,13 @@ def nothing(m: Machine, owner: Any, given: Call) -> Any:
     return Unknown(m.spot(given.node))
 
 
+@effect("apex.amp.initialize")
+def initialize(m: Machine, given: Call) -> Any:
+    """Gives back what it is given, patched in place."""
+    models, optimizers = given.get(0, "models"), given.get(1, "optimizers")
+    return models if optimizers is None else (models, optimizers)
+
+
 @effect("torch.utils.checkpoint.checkpoint", "torch.utils.checkpoint.checkpoint_sequential")
 def checkpoint(m: Machine, given: Call) -> Any:
     """A block that is run again for its gradients. The reentrant kind, which is the default,

@@ -310,6 +310,15 @@ def setattr_(m: Machine, given: Call) -> Any:
         owner.escaped = owner.escaped or m.event(program.ESCAPE, given.node, owner, value="setattr")
 
 
+@effect("delattr")
+def delattr_(m: Machine, given: Call) -> Any:
+    owner, name = given.get(0), given.get(1)
+    if isinstance(name, str):
+        assignment.delete(m, owner, name)
+    elif isinstance(owner, Module):
+        owner.escaped = owner.escaped or m.event(program.ESCAPE, given.node, owner, value="delattr")
+
+
 @effect("isinstance")
 def isinstance_(m: Machine, given: Call) -> Any:
     value, kinds = given.get(0), given.get(1)

@@ -74,9 +74,17 @@ def of_torch(m: Machine, name: str, given: Call) -> Any:
 calls.PATTERNS.append(of_torch)
 
 
+_INITIALISERS = frozenset(
+    "uniform_ normal_ trunc_normal_ constant_ ones_ zeros_ eye_ dirac_ xavier_uniform_"
+    " xavier_normal_ kaiming_uniform_ kaiming_normal_ orthogonal_ lecun_normal_".split()
+)
+
+
 def initialised(m: Machine, name: str, given: Call) -> Any:
-    """`nn.init.kaiming_normal_(weight)`: other values, and nothing else."""
-    return given.get(0, "tensor") if name.startswith("torch.nn.init.") else NotImplemented
+    """`nn.init.kaiming_normal_(weight)`, under its own or under a library's name: other values,
+    and nothing else."""
+    known = name.startswith("torch.nn.init.") or name.rpartition(".")[2] in _INITIALISERS
+    return given.get(0, "tensor") if known else NotImplemented
 
 
 calls.PATTERNS.append(initialised)

@@ -140,3 +140,21 @@ def identity(m: Machine, given: Call) -> Any:
     made = m.new_module("torch.nn.Identity", given.node)
     made.pretrained = False
     return made
+
+
+@effect("torch.nn.utils.weight_norm", "torch.nn.utils.parametrizations.weight_norm")
+def weight_norm(m: Machine, given: Call) -> Any:
+    """A weight gives way to two new parameters: its size and its direction."""
+    module, name = given.get(0, "module"), given.get(1, "name", "weight")
+    if not isinstance(module, Module):
+        return Unknown(m.spot(given.node))
+    if module.params.pop(name, None) is not None:
+        m.new_param(module, f"{name}_g")
+        m.new_param(module, f"{name}_v")
+    return module
+
+
+@effect("torch.nn.utils.spectral_norm", "torch.nn.utils.parametrizations.spectral_norm")
+def spectral_norm(m: Machine, given: Call) -> Any:
+    """The weight stays the parameter that it was."""
+    return given.get(0, "module")

@@ -102,6 +102,53 @@ def test_nothing_is_said(name):
 
 
 FOUND = {
+    "behind mixed precision of old, as before it": (
+        """
+        import torch, torchvision
+        from apex import amp
+        from torch import nn
+
+        model = torchvision.models.resnet18(weights="DEFAULT")
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model, optimizer = amp.initialize(model, optimizer, opt_level="O1")
+        model.fc = nn.Linear(512, 10)
+        for x, y in loader:
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(x), y)
+            with amp.scale_loss(loss, optimizer) as scaled:
+                scaled.backward()
+            optimizer.step()
+        """,
+        [(7, "FC201")],
+    ),
+    "a weight that was taken apart behind its optimizer": (
+        """
+        import torch
+        from torch import nn
+        from torch.nn.utils import weight_norm
+
+        layer = nn.Linear(8, 2)
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        layer = weight_norm(layer)
+        for x, y in loader:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(layer(x), y).backward()
+            optimizer.step()
+        """,
+        [(7, "FC201")],
+    ),
+    "a part that was taken off": (
+        """
+        import torch, torchvision
+
+        model = torchvision.models.resnet18(weights="DEFAULT")
+        delattr(model, "fc")
+        torch.nn.init.zeros_(model.conv1.weight)
+        for name in ("layer1", "layer2"):
+            getattr(model, name).requires_grad = False
+        """,
+        [(8, "FC101")],
+    ),
     "in a model whose base class is not known": (
         """
         from torch import nn

@@ -256,9 +256,14 @@ def names() -> list[str]:
     return list(_table())
 
 
+_CONTAINERS = ("Sequential", "ModuleList", "ModuleDict")  # that others derive theirs from
+
+
 def canonical(name: str) -> str:
     """A class's dotted name as people import it."""
     package, _, short = name.rpartition(".")
+    if short in _CONTAINERS and package.startswith(("mmengine.model", "mmcv.runner")):
+        return f"torch.nn.{short}"
     for inner, outer in (
         ("torch.nn.modules", "torch.nn"),
         ("torchvision.ops", "torchvision.ops"),
