@@ -257,10 +257,13 @@ def _twice(run: Run, claim: Claim) -> bool:
 
 
 def _drifting(run: Run) -> Iterator[tuple[Step, str]]:
+    """Frozen parameters that a step moved, or would have moved but for rounding."""
     for step in run.steps:
-        for p in step.moved:
-            if not step.trains[p] and p in step.held:
-                yield step, step.names.get(p, "")
+        for group in step.groups:
+            for p in group.params:
+                pushed = group.lr > 0 and step.grads[p]
+                if not step.trains[p] and (p in step.moved or pushed):
+                    yield step, step.names.get(p, "")
 
 
 @judge("FC206")
