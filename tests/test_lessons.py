@@ -43,14 +43,7 @@ def linted(name: str) -> list[Finding]:
     return check_source(catalogue.load(), analyze(tree, path, modules=trees).worlds)
 
 
-# Until the rules for Keras are there.
-AWAITED = pytest.mark.xfail(strict=False, reason="the source half does not find it yet")
-KERAS = [name for name in EXPECTED if name.startswith("h_keras") and EXPECTED[name]["source"]]
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[AWAITED] * (name in KERAS)) for name in EXPECTED]
-)
+@pytest.mark.parametrize("name", list(EXPECTED))
 def test_source(name):
     assert places(linted(name), name) == sorted(EXPECTED[name]["source"])
 
