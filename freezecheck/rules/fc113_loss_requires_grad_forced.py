@@ -137,9 +137,15 @@ def _is_loss(world: World, event: Event) -> bool:
 def _is_spent(world: World, event: Event) -> bool:
     """It is a copy on purpose, behind a backward that was called: gradients are kept by hand."""
     return getattr(event.subject, "copy", "") == "detach" and any(
-        (e.stack, e.loops) == (event.stack, event.loops) and e.index < event.index
+        e.index < event.index
+        and _is_around(event.stack, e.stack)
+        and _is_around(event.loops, e.loops)
         for e in world.of(BACKWARD)
     )
+
+
+def _is_around(outer: tuple[Any, ...], inner: tuple[Any, ...]) -> bool:
+    return inner[: len(outer)] == outer
 
 
 def _identity(value: Any) -> object:

@@ -108,8 +108,9 @@ class NoGradientArrives(Rule):
     which `backward()` is called, through `no_grad` blocks, `detach()`, `.data`, `.item()` and
     `numpy()`. What an optimizer holds that trains is reported if, since the step before, all
     of its forward passes lie behind such a cut. A loss that is not known to come out of them,
-    a method of a library that may run them too, and gradients that the program sets itself
-    make it silent.
+    a method of a library that may run them too, gradients that the program sets itself, and a
+    model that is a copy of another (a teacher, a target that follows by averaging) make it
+    silent.
 
     ## Limits
 

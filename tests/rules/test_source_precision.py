@@ -74,6 +74,20 @@ HEALTHY = {
                 loss = loss.detach().requires_grad_()
                 return loss, [output.grad for output in outputs]
     """,
+    "gradients kept by hand, part by part": """
+        import torch
+        from torch import nn
+
+        class Cached(nn.Module):
+            def gradients(self, outputs):
+                losses = []
+                for output in outputs:
+                    loss = nn.functional.cross_entropy(output, self.labels)
+                    loss.backward()
+                    losses.append(loss.detach())
+                loss = sum(losses).detach().requires_grad_()
+                return loss, [output.grad for output in outputs]
+    """,
     "a target network that follows by averaging": """
         import copy
         import torch
