@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+
 import pytest
 from source import lint
+
+from freezecheck.source.analysis import analyze
 
 HEALTHY = {
     "the parameters of each module, one module at a time": """
@@ -185,3 +189,13 @@ FOUND = {
 def test_it_is_still_found(name):
     code, found = FOUND[name]
     assert lint(code) == found
+
+
+def test_a_library_is_what_its_name_says():
+    """A file beside it that is called `torch` is not what `import torch` means."""
+    text = (
+        "from torch import optim\nfrom models import model\noptim.SGD(model.parameters(), lr=1)\n"
+    )
+    beside = {"torch": (ast.parse("optim = load()"), "torch.py")}
+    (world,) = analyze(ast.parse(text), "train.py", modules=beside).worlds
+    assert [optimizer.type for optimizer in world.optimizers] == ["torch.optim.SGD"]
