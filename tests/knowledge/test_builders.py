@@ -47,7 +47,7 @@ def built(call: str) -> Module:
 def test_whether_it_is_pretrained(call: str, pretrained: bool) -> None:
     module = built(call)
     assert module.pretrained is pretrained
-    assert module.architecture is not None
+    assert module.architecture is not None or module.children  # unfolded, to get a new head
     assert not module.open
 
 
