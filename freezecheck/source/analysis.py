@@ -81,11 +81,13 @@ def analyze(
     known: dict[tuple[int, str], None] = {}
     reached: set[int] = set()
     left = steps
+    files: dict[str, Scope | None] = {}
 
     def machine(start: str, prescribed: tuple[bool, ...] = ()) -> Machine:
         return Machine(
-            file, imports=imports, like=like, prescribed=prescribed, steps=left, entry=start
-        )
+            file, imports=imports, like=like, prescribed=prescribed, steps=left, entry=start,
+            shared=files,
+        )  # fmt: skip
 
     def explore(start: entries.Entry, scope: Scope | None) -> None:
         """Go the ways through one entry; with the names in `scope`, where given."""

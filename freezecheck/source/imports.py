@@ -22,20 +22,34 @@ def load(m: Machine, name: str) -> Scope | None:
     """The names of a file that may be followed, run once; None for a library."""
     if name in m.loaded:
         return m.loaded[name]
+    if name in m.shared:
+        return m.shared[name]
     file = m.imports(name)
     if file is None:
+        m.shared[name] = None
         return None
     scope = Scope(None, file)
     m.loaded[name] = scope
+    before = _traces(m)
     outer, m.scope = m.scope, scope
+    depth, m.defining = m.defining, len(m.active)
     scope.names["__name__"] = name
     try:
         m.run(file.tree.body)
     except Raised:
         pass
     finally:
-        m.scope = outer
+        m.scope, m.defining = outer, depth
+    if _traces(m) == before:
+        m.shared[name] = scope
     return scope
+
+
+def _traces(m: Machine) -> tuple[int, ...]:
+    """What the run of a file leaves behind, but for the names in it: mere definitions
+    leave nothing, and are made once for all ways."""
+    world = m.world
+    return (len(world.events), len(world.modules), len(m.decisions.taken), len(m.stars))
 
 
 # What the modules that people import everything from show of other libraries.

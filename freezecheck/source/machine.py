@@ -84,6 +84,7 @@ class Machine:
         prescribed: tuple[bool, ...] = (),
         steps: int = 200_000,
         entry: str = "",
+        shared: dict[str, Scope | None] | None = None,
     ) -> None:
         self.file = file
         self.imports = imports
@@ -103,7 +104,10 @@ class Machine:
         self.overrides: dict[str, Any] = {}  # attributes set on unknown values
         self.stars: list[str] = []  # libraries of which all names were imported
         self.streams: set[str] = set()  # how the keys of unknown values begin that are batches
+        self.defining = -1  # calls around the import of the file that is being run
         self.loaded: dict[str, Scope] = {}  # files imported so far
+        # Those that are mere definitions, the same for all ways; None: no file of that name.
+        self.shared: dict[str, Scope | None] = {} if shared is None else shared
         self.reached: set[int] = set()  # ids of the function nodes that were run
         self.hooks: list[Callable[[], None]] = []  # to run where a way ends normally
         self._ids = 0

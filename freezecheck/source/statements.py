@@ -127,6 +127,8 @@ def branch(m: Machine, node: ast.If) -> None:
             held = False
         elif node.orelse and _gives_up(node.orelse):
             held = True
+        elif m.defining == len(m.active):
+            held = True  # is a library there, which version is it: what follows needs the names
         elif relevance.matters(m, [*node.body, *node.orelse]):
             held = m.decide(held, node.test)
         else:
