@@ -72,6 +72,17 @@ class Decisions:
         chosen(formula, answer)
         return answer
 
+    def guess(self, formula: Formula) -> bool:
+        """What earlier answers say of a condition; False for what they do not tell."""
+        if isinstance(formula, bool):
+            return formula
+        kind = formula[0]
+        if kind == "not":
+            return not self.guess(formula[1])
+        if kind in ("and", "or"):
+            return (any if kind == "or" else all)(self.guess(part) for part in formula[1:])
+        return bool(self.implied(formula))
+
     def implied(self, formula: Formula) -> bool | None:
         """What earlier answers say of an atom."""
         if formula in self._facts:

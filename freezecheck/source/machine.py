@@ -139,6 +139,9 @@ class Machine:
     def decide(self, formula: Formula, node: ast.expr) -> bool:
         """Whether a condition holds on this way."""
 
+        if self.defining >= 0:  # what an import hangs on is no choice of this program's
+            return self.decisions.guess(formula)
+
         def chosen(atom: Formula, answer: bool) -> None:
             self.world.choices.append((self.site(node), " ".join(map(str, atom)), answer))
             self.world.chosen.append(len(self.world.events))

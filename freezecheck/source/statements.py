@@ -301,7 +301,7 @@ def import_from(m: Machine, node: ast.ImportFrom) -> None:
             if isinstance(module, Scope):
                 for each, value in module.names.items():
                     m.scope.set(each, value)
-            elif name not in m.stars:
+            elif name not in m.stars and m.scope.file is m.file:
                 m.stars.append(name)
             continue
         m.scope.set(alias.asname or alias.name, member(m, module, name, alias.name, near))
