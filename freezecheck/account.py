@@ -11,8 +11,10 @@ from freezecheck.finding import Note, Site
 from freezecheck.program import (
     FLAG,
     GROUP,
+    NORMS,
     OPTIMIZER,
     REPLACE,
+    REST,
     STEP,
     Event,
     Module,
@@ -67,7 +69,7 @@ def _one(param: Param) -> str:
 
 def _plain(part: str) -> str:
     """Modules at unknown places have no names of their own."""
-    return {"<norms>": "BatchNorm layers", "<rest>": "other layers"}.get(part, part)
+    return {NORMS: "BatchNorm layers", REST: "other layers"}.get(part, part)
 
 
 def verb(params: Iterable[Param], one: str = "is", more: str = "are") -> str:

@@ -47,7 +47,7 @@ def without_gradient(world: World, optimizer: Optimizer) -> Iterator[tuple[Event
         if any(e.kind == ATTRIBUTE and e.data.get("attribute") == "grad" for e in events):
             continue
         found = _lost(optimizer, step, events, backwards)
-        found = {p: cut for p, cut in found.items() if not any(_holds(m, p) for m in whole)}
+        found = {p: cut for p, cut in found.items() if not any(p.module.is_below(m) for m in whole)}
         if found:
             yield backwards[0], step, found
 
@@ -69,7 +69,7 @@ def _lost(optimizer: Optimizer, step: Event, events: list[Event], backwards: lis
         for param in module.parameters():
             if param.trains(step.index) is not True or not optimizer.holds(param, step.index):
                 continue
-            if not any(_holds(e.subject, param) for e in seen):
+            if not any(param.module.is_below(e.subject) for e in seen):
                 found.setdefault(param, (passed, site))
     return found
 
@@ -82,10 +82,3 @@ def _may_reach(event: Event, cuts: dict[int, tuple[Event, Site]]) -> bool:
         return True
     # Of a module whose own forward was followed, the passes of its parts tell.
     return event.kind == FORWARD and event.index not in cuts and "whole" in event.data
-
-
-def _holds(module: Module, param: Param) -> bool:
-    found: Module | None = param.module
-    while found is not None and found is not module:
-        found = found.parent
-    return found is module

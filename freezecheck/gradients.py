@@ -46,7 +46,4 @@ def _is_opaque(module: Module) -> bool:
 
 def is_in(module: Module, outer: Module) -> bool:
     """It is `outer`, or below it; a module may be below several."""
-    above: Module | None = module
-    while above is not None and above is not outer:
-        above = above.parent
-    return above is outer or any(each is module for each in outer.walk())
+    return module.is_below(outer) or any(each is module for each in outer.walk())

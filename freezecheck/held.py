@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from freezecheck.gradients import is_in
 from freezecheck.program import (
@@ -85,7 +85,7 @@ def was_handed_on(param: Param, before: Event) -> bool:
     def escaped(module: Module) -> bool:
         return module.escaped is not None and module.escaped.index < before.index
 
-    return _any(param.module, escaped)
+    return any(map(escaped, param.module.around()))
 
 
 def is_gone(world: World, param: Param, before: Event) -> bool:
@@ -99,14 +99,6 @@ def is_gone(world: World, param: Param, before: Event) -> bool:
             and not any(is_in(call.subject, module) for call in world.since(event, FORWARD))
         )
 
-    if not _any(param.module, replaced):
+    if not any(map(replaced, param.module.around())):
         return False
     return not any(p is param for p in param.module.root.parameters())
-
-
-def _any(module: Module | None, test: Callable[[Module], bool]) -> bool:
-    while module is not None:
-        if test(module):
-            return True
-        module = module.parent
-    return False

@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 
-from freezecheck.program import BACKWARD, FORWARD, STEP, Event, Module, Param, World
+from freezecheck.program import BACKWARD, FORWARD, NORMS, STEP, Event, Module, Param, World
 from freezecheck.records import dataclass
 from freezecheck.snapshot import count, summarise
-
-UNLISTED = "<norms>"  # a child that stands for BatchNorm layers that may exist
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,15 +35,13 @@ class Training:
 
     def reached(self, module: Module) -> Event | None:
         """The call that ran a module; None where it may not have been run."""
-        found: Module | None = module
-        while found is not None:
+        for found in module.around():
             event = self.forwards.get(found.id)
             own = found.cls is not None and found.cls.find("forward") is not None
             if event is not None:
                 return None if own and found is not module else event
             if own:
                 return None
-            found = found.parent
         return None
 
 
@@ -62,7 +58,7 @@ def trainings(world: World) -> tuple[Training, ...]:
         ]
         newest = {event.subject.id: event for event in live}
         for event in newest.values():
-            if _is_within(event.subject, newest):
+            if any(m.id in newest for m in event.subject.around() if m is not event.subject):
                 continue
             root = event.subject.root
             step = next(
@@ -72,8 +68,7 @@ def trainings(world: World) -> tuple[Training, ...]:
                 inner = {
                     e.subject.id: e
                     for e in forwards
-                    if event.index <= e.index < backward.index
-                    and _contains(event.subject, e.subject)
+                    if event.index <= e.index < backward.index and e.subject.is_below(event.subject)
                 }
                 found.append(Training(event.subject, event, backward, step, inner))
         last = backward.index
@@ -89,34 +84,16 @@ def trains(step: Event, root: Module, index: int) -> bool:
     )
 
 
-def _is_within(module: Module, newest: dict[int, Event]) -> bool:
-    above = module.parent
-    while above is not None:
-        if above.id in newest:
-            return True
-        above = above.parent
-    return False
-
-
-def _contains(outer: Module, inner: Module) -> bool:
-    found: Module | None = inner
-    while found is not None:
-        if found is outer:
-            return True
-        found = found.parent
-    return False
-
-
 def batchnorms(module: Module) -> Iterator[Module]:
     """The BatchNorm layers in it that keep running statistics; a module whose parts are not
     listed stands for all that are in it."""
     for each in module.walk():
         if each.escaped is not None:
             continue
-        if each.norm == "batch" and each.name != UNLISTED:
+        if each.norm == "batch" and each.name != NORMS:
             if _keeps_statistics(each):
                 yield each
-        elif each.batchnorm and each.rest and UNLISTED not in each.children:
+        elif each.batchnorm and each.rest and NORMS not in each.children:
             yield each
 
 

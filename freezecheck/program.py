@@ -12,7 +12,7 @@ layer4"). It is taken apart where the program tells them apart, so a rule asks f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from freezecheck.finding import Site
@@ -49,6 +49,11 @@ FIT = "fit"  # Keras model `subject` trained; value: the method
 BUILT = "built"  # Keras model `subject` made of layers; see `source.keras`
 REBUILD = "rebuild"  # Keras: a model made anew from a configuration, or given losses
 END = "end"  # the way ends; value: "end", "raise", "budget"
+
+
+# Children that stand for parts at places that are not known.
+NORMS = "<norms>"  # BatchNorm layers
+REST = "<rest>"  # whatever else `children()` gives
 
 
 class Event:
@@ -172,23 +177,31 @@ class Module:
         self.settled: tuple[list[Module], list[Param]] | None = None
         self.wrapper = ""  # "DataParallel": its only child `module` is the model
 
+    def around(self) -> Iterator[Module]:
+        """It and every module around it, the innermost first."""
+        found: Module | None = self
+        while found is not None:
+            yield found
+            found = found.parent
+
+    def is_below(self, outer: Module) -> bool:
+        """It is `outer`, or inside it."""
+        found: Module | None = self
+        while found is not None and found is not outer:
+            found = found.parent
+        return found is outer
+
     @property
     def root(self) -> Module:
         """The outermost module around it."""
-        found = self
-        while found.parent is not None:
-            found = found.parent
-        return found
+        *_, outermost = self.around()
+        return outermost
 
     @property
     def path(self) -> str:
         """Its path below its root; "" for a root."""
-        parts: list[str] = []
-        found: Module = self
-        while found.parent is not None:
-            parts.append(found.name)
-            found = found.parent
-        return ".".join(reversed(parts))
+        inside = [module.name for module in self.around() if module.parent is not None]
+        return ".".join(reversed(inside))
 
     @property
     def shown(self) -> str:
@@ -472,9 +485,3 @@ class World:
             if (before is None or o.event is None or o.event.index < before)
             and o.holds(param, before)
         ]
-
-
-def known(values: Iterable[bool | None]) -> bool | None:
-    """True or False if all are; None if they differ or one is not known."""
-    found = set(values)
-    return found.pop() if len(found) == 1 else None

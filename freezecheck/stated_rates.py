@@ -19,7 +19,6 @@ from freezecheck.program import (
     STEP,
     Event,
     Group,
-    Module,
     Optimizer,
     Param,
     Scheduler,
@@ -210,12 +209,10 @@ def learning(optimizer: Optimizer, use: Event) -> list[tuple[Param, Group]]:
 def _is_lost(param: Param, use: Event) -> bool:
     """Something unknown got hold of its module, or another one took its place."""
     gone = param.module.escaped
-    lost = gone is not None and gone.index < use.index
-    module: Module | None = param.module
-    while module is not None and not lost:
-        lost = module.detached is not None and module.detached.index < use.index
-        module = module.parent
-    return lost
+    return (gone is not None and gone.index < use.index) or any(
+        module.detached is not None and module.detached.index < use.index
+        for module in param.module.around()
+    )
 
 
 def weights(params: Iterable[Param]) -> list[Param]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from freezecheck import modes
 from freezecheck.finding import Finding, Note, Severity
 from freezecheck.modes import Training
-from freezecheck.program import FORWARD, Event, Module, World
+from freezecheck.program import FORWARD, NORMS, Event, Module, World
 from freezecheck.rule import Rule
 
 
@@ -163,7 +163,7 @@ def _stuck(earlier: Training, later: Training) -> Event | None:
         if layer.escaped or not (layer.norm == "batch" or layer.stochastic or layer.batchnorm):
             continue
         before, now = earlier.reached(layer), later.reached(layer)
-        if before is None or now is None or layer.name == modes.UNLISTED:
+        if before is None or now is None or layer.name == NORMS:
             continue
         put = layer.moded(now.index)
         if (
@@ -181,12 +181,7 @@ def _is_whole(subject: Module, module: Module) -> bool:
     """It is the module, something around it, or what it wraps."""
     while module.wrapper and len(module.children) == 1:
         (module,) = module.children.values()
-    found: Module | None = module
-    while found is not None:
-        if found is subject:
-            return True
-        found = found.parent
-    return False
+    return module.is_below(subject)
 
 
 def _validates(world: World, put: Event, later: Training, every: tuple[Training, ...]) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from freezecheck import modes
 from freezecheck.finding import Finding, Note, Severity, Site
 from freezecheck.modes import Training
-from freezecheck.program import Module, World
+from freezecheck.program import NORMS, Module, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Dropout, Norm, Snapshot, count, summarise
 from freezecheck.timeline import Event, Timeline
@@ -251,22 +251,15 @@ def _came_quiet(layer: Module, training: Training) -> bool:
     if not (layer.stochastic or _rests(layer)) or training.reached(layer) is None:
         return False
     source = _source(layer)
-    if source.type.startswith("peft.") or any("peft" in m.type for m in _around(layer)):
+    if source.type.startswith("peft.") or any("peft" in m.type for m in layer.around()):
         return False
     return any(param.trains(index) is True for param in source.parameters())
 
 
 def _rests(layer: Module) -> bool:
-    return bool(layer.norm == "batch" or layer.batchnorm) and layer.name != modes.UNLISTED
-
-
-def _around(module: Module) -> Iterator[Module]:
-    found: Module | None = module
-    while found is not None:
-        yield found
-        found = found.parent
+    return bool(layer.norm == "batch" or layer.batchnorm) and layer.name != NORMS
 
 
 def _source(layer: Module) -> Module:
     """The outermost module around it that came in eval mode."""
-    return [m for m in _around(layer) if m.born is False][-1]
+    return [m for m in layer.around() if m.born is False][-1]

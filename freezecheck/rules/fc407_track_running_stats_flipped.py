@@ -6,7 +6,7 @@ from freezecheck import modes
 from freezecheck.finding import Finding, Note, Severity
 from freezecheck.frozen import layers
 from freezecheck.modes import Training
-from freezecheck.program import ATTRIBUTE, Module, World
+from freezecheck.program import ATTRIBUTE, NORMS, Module, World
 from freezecheck.program import Event as Did
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot
@@ -119,7 +119,7 @@ class TrackRunningStatsFlipped(Rule):
             if e.data.get("attribute") in ("track_running_stats", "running_mean")
             and isinstance(e.subject, Module)
             and e.subject.norm == "batch"
-            and e.subject.name != modes.UNLISTED
+            and e.subject.name != NORMS
         ]
         if not any(e.value is False for e in writes):
             return

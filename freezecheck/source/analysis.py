@@ -115,14 +115,18 @@ def analyze(
         if left <= 0:
             result.complete = False
 
+    def definitions() -> Scope | None:
+        """Mere definitions, made once; None for a file that builds models as it is imported."""
+        m = machine("")
+        _run(m, lambda m: entries.define(m, tree), last=False)
+        return None if _builds(m.world) else m.scope
+
     explore(entries.script(tree), None)
-    definitions = machine("")
-    _run(definitions, lambda m: entries.define(m, tree), last=False)
-    # Mere definitions are made once; a file that builds models as it is imported, each time.
-    shared = None if _builds(definitions.world) else definitions.scope
+    scopes: list[Scope | None] = []  # made for the first entry that needs it
     for start in entries.others(tree):
         if left > 0 and not start.covered(reached):
-            explore(start, shared)
+            scopes = scopes or [definitions()]
+            explore(start, scopes[0])
     digest.forget()
     result.calls = list(known)
     return result
@@ -138,8 +142,6 @@ def _run(m: Machine, start: Callable[[Machine], None], *, last: bool = True) -> 
     how = "end"
     try:
         start(m)
-        for hook in m.hooks:
-            hook()
     except Budget:
         how = "budget"
     except (Raised, Split, Return, loops.Break, loops.Continue):

@@ -25,6 +25,7 @@ from freezecheck.source.values import (
     List,
     Method,
     Partial,
+    Tensor,
     Unknown,
     is_constant,
     joined,
@@ -233,16 +234,13 @@ def _own_nodes(node: Any) -> Any:
             stack.extend(ast.iter_child_nodes(each))
 
 
-_YIELDED: list[list[Any]] = []
-
-
 def _generator(m: Machine, function: Function, scope: Scope, node: Any) -> Iterator:
     def make() -> tuple[list[Any], bool]:
-        _YIELDED.append([])
+        m.yielded.append([])
         try:
             _run(m, function, scope, node)
         finally:
-            found = _YIELDED.pop()
+            found = m.yielded.pop()
         return found, False
 
     return Iterator(make)
@@ -250,8 +248,8 @@ def _generator(m: Machine, function: Function, scope: Scope, node: Any) -> Itera
 
 def yielded(m: Machine, value: Any) -> None:
     """`yield value`."""
-    if _YIELDED:
-        _YIELDED[-1].append(value)
+    if m.yielded:
+        m.yielded[-1].append(value)
 
 
 def method(
@@ -327,15 +325,11 @@ def unknown(m: Machine, function: Any, given: Call) -> Any:
 
     found = tensors(given)
     if found:
-        result = joined(found, loss="loss" in name.lower() or "criterion" in name.lower())
-        result.cut, result.needs = "", None
-        return result
-    if isinstance(function, Library):
-        key = f"{function.name}({', '.join(key_of(a) for a in given.args)})"
-    elif isinstance(function, Unknown):
-        key = f"{function.key}({', '.join(key_of(a) for a in given.args)})"
-    else:
-        key = f"{key_of(getattr(function, 'owner', function))}.{name}({', '.join(key_of(a) for a in given.args)})"
+        return _computed(found, "loss" in name.lower() or "criterion" in name.lower())
+    what = key_of(function)
+    if not isinstance(function, (Library, Unknown)):
+        what = f"{key_of(getattr(function, 'owner', function))}.{name}"
+    key = f"{what}({', '.join(map(key_of, given.args))})"
     if MAKES.search(name) or not all(
         is_constant(a) or isinstance(a, (Unknown, Library)) for a in given.all()
     ):
@@ -343,6 +337,13 @@ def unknown(m: Machine, function: Any, given: Call) -> Any:
     elif given.keywords:
         key += f"({', '.join(f'{k}={key_of(v)}' for k, v in given.keywords.items())})"
     return Unknown(key)
+
+
+def _computed(found: list[Tensor], loss: bool) -> Tensor:
+    """What something unknown makes of tensors: whether a gradient goes through is not known."""
+    result = joined(found, loss=loss)
+    result.cut, result.needs = "", None
+    return result
 
 
 def _of_module(m: Machine, owner: Module, name: str, given: Call) -> Any:
@@ -358,9 +359,7 @@ def _of_module(m: Machine, owner: Module, name: str, given: Call) -> Any:
         escape(m, thing, given.node, name)
     found = forward.tensors(given)
     if found:
-        result = joined(found, loss="loss" in name.lower())
-        result.cut, result.needs = "", None
-        return result
+        return _computed(found, "loss" in name.lower())
     return Unknown(f"<module {owner.id}>.{name}(){m.spot(given.node)}")
 
 

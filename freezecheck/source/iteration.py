@@ -144,17 +144,10 @@ def name_of(param: Param, prefix: str, base: Module, lower: bool = False) -> str
             parts.append(module.name)
         module = module.parent
     inner = "".join(f"{part}." for part in reversed(parts))
-    if param.one and not any(_is_vague(p) for p in _chain(param.module)):
+    if param.one and not any(map(_is_vague, param.module.around())):
         text = prefix + inner + param.name
         return text.lower() if lower else text
     return Name(param, prefix + inner, lower)
-
-
-def _chain(module: Module) -> list[Module]:
-    found = [module]
-    while found[-1].parent is not None:
-        found.append(found[-1].parent)
-    return found
 
 
 def _is_vague(module: Module) -> bool:

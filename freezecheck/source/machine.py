@@ -109,7 +109,7 @@ class Machine:
         # Those that are mere definitions, the same for all ways; None: no file of that name.
         self.shared: dict[str, Scope | None] = {} if shared is None else shared
         self.reached: set[int] = set()  # ids of the function nodes that were run
-        self.hooks: list[Callable[[], None]] = []  # to run where a way ends normally
+        self.yielded: list[list[Any]] = []  # what the generators that are being run gave so far
         self._ids = 0
 
     # Running

@@ -72,7 +72,9 @@ calls.METHODS.append(method)
 def _parameters(m: Machine, owner: Module, given: Call) -> Any:
     if not given.get(0, "recurse", True):
         return Iterator(lambda: ([p for _, p in iteration.own(owner)], not m.loops))
-    return Iterator(lambda: ([p for _, p in iteration.parameters(m, owner)], _unlisted(owner)))
+    return Iterator(
+        lambda: ([p for _, p in iteration.parameters(m, owner)], False)
+    )  # an open module has a rest
 
 
 def _named_parameters(m: Machine, owner: Module, given: Call) -> Any:
@@ -83,14 +85,9 @@ def _named_parameters(m: Machine, owner: Module, given: Call) -> Any:
     return Iterator(
         lambda: (
             list(iteration.parameters(m, owner, prefix if isinstance(prefix, str) else "")),
-            _unlisted(owner),
+            False,
         )
     )
-
-
-def _unlisted(owner: Module) -> bool:
-    """Its parameters are not all accounted for: never so, since an open module has a rest."""
-    return False
 
 
 def _modules(m: Machine, owner: Module, given: Call) -> Any:
@@ -105,8 +102,8 @@ def _named_modules(m: Machine, owner: Module, given: Call) -> Any:
 def _children(m: Machine, owner: Module, given: Call) -> Any:
     def make() -> tuple[list[Any], bool]:
         structure.unfold(m, owner)
-        if owner.open and "<rest>" not in owner.children:
-            structure.carve(m, owner, "<rest>")
+        if owner.open and program.REST not in owner.children:
+            structure.carve(m, owner, program.REST)
         return list(owner.children.values()), owner.open
 
     return Iterator(make)

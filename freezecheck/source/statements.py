@@ -9,7 +9,7 @@ from freezecheck import program
 from freezecheck.source import assignment, attributes, conditions, loops, relevance, subscripts
 from freezecheck.source.machine import Machine, Raised, executes
 from freezecheck.source.scope import MISSING, Scope
-from freezecheck.source.values import Class, Function, Library, List, Tensor, Unknown
+from freezecheck.source.values import Class, Function, GradMode, Library, List, Tensor, Unknown
 
 
 class Return(Exception):
@@ -199,26 +199,11 @@ def with_(m: Machine, node: ast.With) -> None:
     with ExitStack() as stack:
         for item in node.items:
             value = m.evaluate(item.context_expr)
-            on = gradient_context(value)
-            if on is not None:
-                stack.enter_context(m.gradient(on))
+            if isinstance(value, GradMode):
+                stack.enter_context(m.gradient(value.on))
             if item.optional_vars is not None:
                 bind(m, item.optional_vars, value)
         m.run(node.body)
-
-
-def gradient_context(value: Any) -> bool | None:
-    """Whether gradients are on in a context manager that switches them; None for others."""
-    name = getattr(value, "key", "") if isinstance(value, Unknown) else ""
-    if name.startswith(("torch.no_grad", "torch.inference_mode")):
-        return False
-    if name.startswith("torch.enable_grad"):
-        return True
-    if name.startswith("torch.set_grad_enabled("):
-        return {"False": False, "True": True}.get(
-            name[len("torch.set_grad_enabled(") :].split(")")[0]
-        )
-    return None
 
 
 @executes(ast.Try)
@@ -240,7 +225,7 @@ if hasattr(ast, "TryStar"):
 
 @executes(ast.FunctionDef, ast.AsyncFunctionDef)
 def function(m: Machine, node: ast.FunctionDef) -> None:
-    m.scope.set(node.name, decorated(m, node, make_function(m, node)))
+    m.scope.set(node.name, make_function(m, node))  # decorators are taken to add nothing
 
 
 def make_function(m: Machine, node: Any, owner: Class | None = None) -> Function:
@@ -253,12 +238,6 @@ def make_function(m: Machine, node: Any, owner: Class | None = None) -> Function
         if default is not None:
             made.defaults[arg.arg] = m.evaluate(default)
     return made
-
-
-def decorated(m: Machine, node: Any, value: Any) -> Any:
-    """What a decorated name is bound to: all but our own decorators are taken to add nothing
-    to what a function does to a model."""
-    return value
 
 
 @executes(ast.ClassDef)

@@ -12,10 +12,8 @@ from __future__ import annotations
 from typing import Any
 
 from freezecheck import pattern
-from freezecheck.program import Module, Param
+from freezecheck.program import NORMS, Module, Param
 from freezecheck.source.machine import Machine, Split
-
-NORMS = "<norms>"  # the child that stands for BatchNorm layers at unknown places
 
 
 def grow(m: Machine, module: Module, node: Any) -> None:

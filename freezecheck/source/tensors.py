@@ -10,7 +10,7 @@ from freezecheck.source import assignment, calls, conditions
 from freezecheck.source.calls import Call, effect
 from freezecheck.source.forward import tensors
 from freezecheck.source.machine import Machine
-from freezecheck.source.values import Iterator, Tensor, Unknown, joined
+from freezecheck.source.values import GradMode, Iterator, Tensor, Unknown, joined
 
 _CUTS = ("detach", "detach_", "item", "numpy", "tolist")
 # Methods after which the values are still those that an activation or a layer made.
@@ -168,11 +168,9 @@ def gradients(m: Machine, given: Call) -> Any:
 
 @effect("torch.no_grad", "torch.inference_mode", "torch.enable_grad", "torch.set_grad_enabled")
 def grad_mode(m: Machine, given: Call) -> Any:
-    name = given.name
-    if name == "set_grad_enabled":
-        held = m.decide(conditions.formula(given.get(0, "mode")), given.node)
-        return Unknown(f"torch.set_grad_enabled({held})")
-    return Unknown(f"torch.{name}()")
+    if given.name == "set_grad_enabled":
+        return GradMode(m.decide(conditions.formula(given.get(0, "mode")), given.node))
+    return GradMode(given.name == "enable_grad")
 
 
 @effect("torch.autograd.Variable", "torch.autograd.variable.Variable")

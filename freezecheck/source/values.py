@@ -353,6 +353,15 @@ class Foreign:
         return self
 
 
+class GradMode:
+    """`torch.no_grad()`, `torch.enable_grad()`: a context in which gradients are on or not."""
+
+    __slots__ = ("on",)
+
+    def __init__(self, on: bool) -> None:
+        self.on = on
+
+
 class ParamGroups:
     """`optimizer.param_groups`."""
 
