@@ -12,7 +12,15 @@ from freezecheck import __version__
 from freezecheck.records import dataclass
 
 # Options of `inspect` that are followed by a value.
-WITH_VALUE = ("--select", "--ignore", "--timeout", "--output-format", "--fail-on")
+WITH_VALUE = (
+    "--select",
+    "--ignore",
+    "--timeout",
+    "--output-format",
+    "--fail-on",
+    "--steps",
+    "--fast-forward",
+)
 
 
 class BadInput(Exception):
@@ -187,6 +195,22 @@ def _inspect_parser(commands: Any) -> None:
         help="stop after S seconds and show where the script hangs (default 600)",
     )
     parser.add_argument(
+        "--steps",
+        type=_number,
+        metavar="N",
+        help="go on to N optimizer steps, and tell what changed",
+    )
+    parser.add_argument(
+        "--fast-forward",
+        type=_number,
+        metavar="K",
+        help="run the whole script with every epoch cut to K batches, and tell what changed",
+    )
+    parser.add_argument("--no-weights", action="store_true", help="do not fetch pretrained weights")
+    parser.add_argument(
+        "--fake", action="store_true", help="tensors take no memory and hold no values"
+    )
+    parser.add_argument(
         "--static", action="store_true", help="run nothing: only say what the text shows"
     )
     parser.add_argument(
@@ -225,7 +249,7 @@ def _number(text: str) -> int:
     with contextlib.suppress(ValueError):
         if int(text) > 0:
             return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes")
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from freezecheck.report.streams import Stream
 if TYPE_CHECKING:
     from freezecheck.finding import Finding
     from freezecheck.lint import Settings
+    from freezecheck.live.plan import Plan
     from freezecheck.report.linted import Linted
     from freezecheck.report.result import Report
     from freezecheck.rule import Rule
@@ -162,6 +163,7 @@ def _inspect(args: argparse.Namespace, target: Target | None) -> int:
     with _progress(args) as on_phase:
         run = runner.run(
             command,
+            _plan(args),
             timeout=args.timeout or runner.TIMEOUT,
             show_output=args.show_output,
             on_phase=on_phase,
@@ -174,6 +176,18 @@ def _inspect(args: argparse.Namespace, target: Target | None) -> int:
     level = args.fail_on or config.fail_on
     failed = level != "never" and report.at_least(Severity.parse(level))
     return FINDINGS if failed else CLEAN
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    """How far to run, and without what."""
+    from freezecheck.live.plan import Plan
+
+    return Plan(
+        steps=args.steps or (None if args.fast_forward else 1),
+        batches=args.fast_forward,
+        weights=not args.no_weights,
+        fake=args.fake,
+    )
 
 
 def _static(args: argparse.Namespace, script: str | None, settings: Settings) -> int:

@@ -149,7 +149,7 @@ def test_exit_codes(files, run):
         (["--select", "FC20l"], "unknown rule 'FC20l'"),
         (["--select", ","], "no rule named after --select"),
         (["--ignore", "x"], "unknown rule 'x'"),
-        (["--jobs", "0"], "'0' is not a number of processes"),
+        (["--jobs", "0"], "'0' is not a number above 0"),
         (["--output-format", "xml"], "invalid choice: 'xml'"),
         (["--unheard-of"], "unknown option --unheard-of"),
     ],

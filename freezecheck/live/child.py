@@ -15,7 +15,9 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from freezecheck.live import frames, values
+from freezecheck.live import frames, plan, values
+from freezecheck.live.patches import Patches
+from freezecheck.live.plan import Plan
 from freezecheck.live.record import Recorder
 from freezecheck.plain import encode
 
@@ -40,6 +42,7 @@ def start(folder: str, note: Note) -> None:
         raise RuntimeError(f"torch {version} is too old: freezecheck needs 2.4 or newer")
     with open(os.path.join(folder, CWD), encoding="utf-8") as file:
         frames.set_base(file.read())
+    _prepare(plan.read(folder), folder, note)
 
     def optimizer() -> None:
         note("optimizer")
@@ -76,6 +79,27 @@ def start(folder: str, note: Note) -> None:
     # frozen ones are passed over. The script's own come later.
     gc.freeze()
     recorder.install()
+
+
+def _prepare(wanted: Plan, folder: str, note: Note) -> None:
+    """What the run is to do otherwise than by itself."""
+    patches = Patches()  # for good: the process ends with the run
+    if wanted.batches is not None:
+        from freezecheck.live import shortened
+
+        shortened.install(patches, wanted.batches, note)
+    if wanted.batches is not None and not wanted.watch:
+        from freezecheck.live import diverted
+
+        diverted.install(patches, os.path.join(folder, "files"), note)
+    if not wanted.weights:
+        from freezecheck.live import weightless
+
+        weightless.install(patches, note)
+    if wanted.fake:
+        from freezecheck.live import fake
+
+        fake.install(patches, note)
 
 
 def write(folder: str, recorder: Recorder, *, stepped: bool) -> None:

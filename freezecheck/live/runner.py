@@ -25,6 +25,7 @@ from freezecheck.live.board import PHASES, Board, Place, Report
 from freezecheck.live.boot import freezecheck_environment as environment
 from freezecheck.live.child import ALIVE, CWD
 from freezecheck.live.interrupts import Interrupts
+from freezecheck.live.plan import Plan
 from freezecheck.live.processes import Tree, adopting_orphans
 
 TIMEOUT = 600.0  # seconds to the first step
@@ -74,12 +75,14 @@ def module_command(module: str, args: Sequence[str] = ()) -> list[str]:
 
 def run(
     command: Sequence[str],
+    plan: Plan | None = None,
     *,
     timeout: float = TIMEOUT,
     show_output: bool = False,
     on_phase: Callable[[str], None] | None = None,
 ) -> Run:
-    """Run `command` to the first step of its optimizers, and stop it there.
+    """Run `command` as far as `plan` says, by default to the first step of its optimizers,
+    and stop it there.
 
     `timeout` is in seconds. `show_output` lets the command write to our
     standard error; else its output is kept aside for `stderr_tail`. `on_phase`
@@ -91,6 +94,7 @@ def run(
     result = Run(tuple(command))
     start = time.monotonic()
     with Interrupts() as interrupts, adopting_orphans(), _folder() as folder:
+        (plan or Plan()).write(folder)
         board, tree = Board(folder), Tree(folder)
         try:
             tree.root = _start(command, folder, show_output)
