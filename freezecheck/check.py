@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from freezecheck.finding import Finding, Site
+from freezecheck.phases import Phase
 from freezecheck.program import World
+from freezecheck.ranks import Record, moments
 from freezecheck.records import replace
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot
@@ -19,10 +21,11 @@ def check(
     *,
     timeline: Timeline | None = None,
     snapshots: Iterable[Snapshot] = (),
+    phases: Sequence[Phase] = (),
 ) -> list[Finding]:
     """What the rules find, most severe first, then by place.
 
-    Raises nothing of its own: a rule that fails is a bug and its exception
+    `phases` are a run's, in place of `snapshots`. Raises nothing of its own: a rule that fails is a bug and its exception
     goes through.
     """
     past = timeline if timeline is not None else _NOTHING
@@ -32,7 +35,36 @@ def check(
             found.extend(rule.in_timeline(past))
         for snapshot in snapshots:
             found.extend(rule.in_snapshot(snapshot, past))
+        found.extend(_in_run(rule, phases, past))
     return sorted(_unique(without_consequences(found, rules)), key=_order)
+
+
+def _in_run(rule: Rule, phases: Sequence[Phase], past: Timeline) -> Iterator[Finding]:
+    """A rule's findings in every phase, each where it is first so."""
+    known: set[object] = set()
+    for phase in phases:
+        late = phase is not phases[0]
+        fresh = []
+        for finding in rule.in_snapshot(phase.snapshot, past.until(phase.events)):
+            same = {finding.symbol, (finding.site, finding.message)} - {None}
+            if known.isdisjoint(same):
+                yield replace(finding, step=phase.first) if late else finding
+            fresh.extend(same)
+        known.update(fresh)
+    if len(phases) > 1:
+        yield from rule.in_phases(phases, past)
+
+
+def check_ranks(rules: Sequence[Rule], records: Iterable[Record]) -> list[Finding]:
+    """What the rules find where the processes of a run are compared, each where it is first so."""
+    found: list[Finding] = []
+    told: set[tuple[str, str]] = set()  # rule and what it was about
+    for step, ranks in moments(records):
+        fresh = [] if len(ranks) < 2 else [f for rule in rules for f in rule.in_ranks(ranks)]
+        fresh = [f for f in fresh if not any((f.code, about) in told for about in f.subject)]
+        told.update((f.code, about) for f in fresh for about in f.subject)
+        found += [replace(f, step=step) for f in fresh] if step > 1 else fresh
+    return found
 
 
 def check_source(rules: Sequence[Rule], worlds: Sequence[World]) -> list[Finding]:

@@ -84,7 +84,8 @@ class Finding:
     models, optimizers and schedulers that it concerns (one rule may explain
     another's finding where they share one, see `Rule.explains`). `certain` is False
     where a text shows it on a particular branch only, and some other branch taken on
-    the way would avoid it.
+    the way would avoid it. `step` is the step (from 1) of a run since which it is so; None: from
+    the first one on, or there was no run.
     """
 
     code: str
@@ -97,6 +98,7 @@ class Finding:
     fix: Fix | None = None
     subject: tuple[str, ...] = field(default=(), compare=False)
     certain: bool = field(default=True, compare=False)
+    step: int | None = field(default=None, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form that every reporter shares; absent places are null."""
@@ -122,6 +124,7 @@ class Finding:
             ],
             "fix": _fix_to_dict(self.fix) if self.fix else None,
             "certain": self.certain,
+            "step": self.step,
         }
 
     @classmethod
@@ -146,6 +149,7 @@ class Finding:
             notes=notes,
             fix=_fix_from_dict(data["fix"]) if data["fix"] else None,
             certain=data["certain"],
+            step=data["step"],
         )
 
 

@@ -25,7 +25,12 @@ def checked(
     reached = run.outcome == "inspected"
     used = [r for r in run.reports if r.stepped] if reached else run.reports
     findings = merge(
-        check(rules, timeline=r.timeline, snapshots=[r.snapshot] if r.snapshot else [])
+        check(
+            rules,
+            timeline=r.timeline,
+            phases=r.phases,
+            snapshots=[r.snapshot] if r.snapshot and not r.phases else [],
+        )
         for r in used
     )
     if source:
@@ -50,6 +55,7 @@ def checked(
             () if reached else tuple(Stood(p.site, p.function, p.rank) for p in run.where),
         ),
         tuple(snapshots[1:]),
+        used[0].phases if used else (),
     )
 
 

@@ -8,11 +8,13 @@ tests, which run its Bad and Good examples.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from freezecheck.finding import Finding, Fix, Note, Severity, Site
+from freezecheck.phases import Phase
 from freezecheck.program import World
+from freezecheck.ranks import Rank
 from freezecheck.records import dataclass
 from freezecheck.snapshot import Snapshot
 from freezecheck.text import Text
@@ -90,6 +92,15 @@ class Rule:
         to be so (empty where nothing was recorded)."""
         return ()
 
+    def in_phases(self, phases: Sequence[Phase], past: Timeline) -> Iterable[Finding]:
+        """Findings that show where the phases of a run are compared; there are at least two."""
+        return ()
+
+    def in_ranks(self, ranks: Sequence[Rank]) -> Iterable[Finding]:
+        """Findings that show where the processes of a run are compared at one of its steps;
+        there are at least two."""
+        return ()
+
     def in_source(self, world: World) -> Iterable[Finding]:
         """Findings about one way through a program's text.
 
@@ -112,11 +123,12 @@ class Rule:
         fix: Fix | str | None = None,
         severity: Severity | None = None,
         subject: str | tuple[str, ...] = (),
+        step: int | None = None,
     ) -> Finding:
         """A finding of this rule; a bare string as `fix` says what to do.
 
         `subject` is the label of the model, optimizer or scheduler that it concerns,
-        or a tuple of them.
+        or a tuple of them; `step` the step since which it is so, if not the first.
         """
         return Finding(
             code=self.code,
@@ -128,6 +140,7 @@ class Rule:
             notes=tuple(notes),
             fix=Fix(fix) if isinstance(fix, str) else fix,
             subject=(subject,) if isinstance(subject, str) else subject,
+            step=step,
         )
 
     @classmethod
@@ -154,7 +167,9 @@ class Rule:
         source = (cls.in_source, cls.in_text) != (Rule.in_source, Rule.in_text)
         found = "S" if source else ""
         found += "L" if cls.in_snapshot is not Rule.in_snapshot else ""
-        return found + ("R" if cls.in_timeline is not Rule.in_timeline else "")
+        recorded = (cls.in_timeline, cls.in_phases, cls.in_ranks)
+        none = (Rule.in_timeline, Rule.in_phases, Rule.in_ranks)
+        return found + ("R" if recorded != none else "")
 
     @classmethod
     def examples(cls) -> list[Example]:

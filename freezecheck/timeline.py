@@ -67,6 +67,11 @@ class Timeline:
             if event.kind == kind and (subject is None or event.subject == subject):
                 yield event
 
+    def until(self, count: int) -> Timeline:
+        """What had been seen when the first `count` events had happened; facts have no time."""
+        facts = (event for event in self.events[count:] if event.kind == FACT)
+        return Timeline((*self.events[:count], *facts), self.complete)
+
     def last(self, kind: str, subject: str | None = None) -> Event | None:
         """The newest event of that kind (and subject)."""
         return next(iter(reversed(list(self.of(kind, subject)))), None)

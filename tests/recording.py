@@ -17,6 +17,7 @@ from freezecheck.check import check
 from freezecheck.finding import Finding
 from freezecheck.live import frames
 from freezecheck.live.record import Recorder
+from freezecheck.phases import Phase
 from freezecheck.snapshot import Snapshot
 from freezecheck.timeline import Timeline
 
@@ -31,15 +32,17 @@ class Recording:
     timeline: Timeline
     namespace: dict[str, Any]
     reached_step: bool
+    phases: list[Phase]
 
     def findings(self, select: Any = None) -> list[Finding]:
         rules = catalogue.select(select)
-        snapshots = [self.snapshot] if self.snapshot else []
-        return check(rules, timeline=self.timeline, snapshots=snapshots)
+        snapshots = [self.snapshot] if self.snapshot and not self.phases else []
+        return check(rules, timeline=self.timeline, snapshots=snapshots, phases=self.phases)
 
 
-def record(code: str, filename: str = "example.py") -> Recording:
-    """The record of `code` as a script called `filename`, seeded.
+def record(code: str, filename: str = "example.py", steps: int | None = 1) -> Recording:
+    """The record of `code` as a script called `filename`, seeded, to step number `steps`
+    (None: to its end).
 
     Sites name lines of `filename`, whose text `linecache` gives as for a real file.
     """
@@ -53,10 +56,11 @@ def record(code: str, filename: str = "example.py") -> Recording:
     outcome: list[Recording] = []
 
     def ready(recorder: Recorder) -> None:
-        outcome.append(Recording(recorder.snapshot(), recorder.timeline(), namespace, True))
+        timeline = recorder.timeline()
+        outcome.append(Recording(recorder.snapshot(), timeline, namespace, True, recorder.phases))
         raise Stop
 
-    recorder = Recorder(ready)
+    recorder = Recorder(ready, steps)
     recorder.install()
     try:
         with offline_weights():
@@ -68,5 +72,6 @@ def record(code: str, filename: str = "example.py") -> Recording:
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
     if not outcome:
-        outcome.append(Recording(recorder.snapshot(), recorder.timeline(), namespace, False))
+        timeline = recorder.timeline()
+        outcome.append(Recording(recorder.snapshot(), timeline, namespace, False, recorder.phases))
     return outcome[0]

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from freezecheck.finding import Site
 from freezecheck.live import frames, processes
 from freezecheck.live.processes import Process
+from freezecheck.phases import Phase
 from freezecheck.plain import decode
 from freezecheck.snapshot import Snapshot
 from freezecheck.timeline import Timeline
@@ -30,13 +31,15 @@ _ANSWER = 0.5  # seconds within which a process says where it stands
 
 @dataclass(slots=True)
 class Report:
-    """One process's record. `stepped` is False for what was seen before any step."""
+    """One process's record. `stepped` is False for what was seen before any step, which is then
+    the `snapshot`; the phases are empty."""
 
     pid: int
     rank: int | None
     stepped: bool
-    snapshot: Snapshot | None
+    snapshot: Snapshot | None  # of the first phase, where there are any
     timeline: Timeline
+    phases: tuple[Phase, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,7 @@ class Board:
     @property
     def stepped(self) -> bool:
         """A process has reported a step."""
-        return bool(self.said("report"))
+        return bool(self.said("report") or self.said("phase"))
 
     def pending(self, members: Mapping[int, Process]) -> list[int]:
         """Processes that may yet report: those that have an optimizer, and those beside the ones
@@ -151,17 +154,29 @@ class Board:
                     data = json.load(file)
             except FileNotFoundError:
                 continue
-            snapshot = data["snapshot"]
-            found.append(
-                Report(
-                    pid,
-                    data["rank"],
-                    data["stepped"],
-                    None if snapshot is None else Snapshot.from_dict(snapshot),
-                    decode(Timeline, data["timeline"]),
-                )
-            )
+            phases = decode(tuple[Phase, ...], data["phases"])
+            snapshot = data["snapshot"] and Snapshot.from_dict(data["snapshot"])
+            if phases:
+                snapshot = phases[0].snapshot
+                phases[-1].last = max(phases[-1].last, self._steps(pid))
+            timeline = decode(Timeline, data["timeline"])
+            found.append(Report(pid, data["rank"], data["stepped"], snapshot, timeline, phases))
         return sorted(found, key=lambda r: (not r.stepped, r.rank is None, r.rank or 0, r.pid))
+
+    def _steps(self, pid: int) -> int:
+        """The step that a process was at, as far as it has said."""
+        return int(self.notes[pid].words.get("step", "0").partition("\t")[0])
+
+    def news(self) -> str:
+        """How far the furthest process is, in words; empty before its first step."""
+        pid = max(self.notes, key=self._steps, default=0)
+        if not self.notes or not self._steps(pid):
+            return ""
+        words = self.notes[pid].words
+        step, _, epoch = words["step"].partition("\t")
+        phase = words.get("phase", "1")
+        told = [f"step {int(step):,}", f"epoch {epoch}" if epoch else "", f"phase {phase}"]
+        return ", ".join(filter(None, told))
 
     def where(self, pids: Iterable[int]) -> list[Place]:
         """Ask processes where they stand; each innermost line of the user's once a rank."""

@@ -6,12 +6,14 @@ Nothing here may fail the script: what goes wrong is told to the runner.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
 import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -28,6 +30,7 @@ CWD = "cwd"  # a file there: the working directory that paths are shown relative
 # A report of more tensors takes a noticeable time; the one at the first backward,
 # which knows the gradients, is then the only early one.
 _MANY = 2000
+_NEWS = 0.2  # seconds between two words on the step that a process is at
 
 Note = Callable[..., None]
 
@@ -42,7 +45,6 @@ def start(folder: str, note: Note) -> None:
         raise RuntimeError(f"torch {version} is too old: freezecheck needs 2.4 or newer")
     with open(os.path.join(folder, CWD), encoding="utf-8") as file:
         frames.set_base(file.read())
-    _prepare(plan.read(folder), folder, note)
 
     def optimizer() -> None:
         note("optimizer")
@@ -70,11 +72,15 @@ def start(folder: str, note: Note) -> None:
 
         return call
 
-    recorder = Recorder(ready)
+    wanted = plan.read(folder)
+    recorder = Recorder(ready, None if wanted.watch else wanted.steps)
+    if not wanted.first_step:
+        _go_on(recorder, folder, note)
     recorder.on_optimizer = optimizer
     recorder.on_backward = backward
     for name in ("before_step", "after_step"):
         setattr(recorder, name, guarded(getattr(recorder, name)))
+    _prepare(wanted, folder, note)
     # Models are found among all live objects, of which torch alone makes 250,000;
     # frozen ones are passed over. The script's own come later.
     gc.freeze()
@@ -102,15 +108,41 @@ def _prepare(wanted: Plan, folder: str, note: Note) -> None:
         fake.install(patches, note)
 
 
+def _go_on(recorder: Recorder, folder: str, note: Note) -> None:
+    """Beyond the first step: a report for each phase, one at the end, and news of the steps."""
+    pid, told = os.getpid(), [0.0]
+    if "freezecheck.live.shortened" in sys.modules:
+        recorder.epoch = sys.modules["freezecheck.live.shortened"].epoch
+
+    def phase(_: Recorder) -> None:
+        write(folder, recorder, stepped=True)
+        note("phase", str(len(recorder.phases)))
+
+    def step(_: Recorder) -> None:
+        now = time.monotonic()
+        if now - told[0] >= _NEWS:
+            told[0] = now
+            note("step", str(recorder.steps), str(recorder.epoch() or ""))
+
+    def end() -> None:
+        if os.getpid() == pid and recorder.phases:
+            write(folder, recorder, stepped=True)
+            note("step", str(recorder.steps), str(recorder.epoch() or ""))
+
+    recorder.on_phase, recorder.on_step = phase, step
+    atexit.register(end)
+
+
 def write(folder: str, recorder: Recorder, *, stepped: bool) -> None:
     """Write this process's report. It appears whole or not at all."""
-    snapshot = recorder.snapshot()
     timeline = recorder.timeline()
     timeline.complete = stepped
+    snapshot = None if recorder.phases else recorder.snapshot()
     report = {
         "rank": _rank(),
         "stepped": stepped,
         "snapshot": None if snapshot is None else snapshot.to_dict(),
+        "phases": [encode(phase) for phase in recorder.phases],
         "timeline": encode(timeline),
     }
     path = os.path.join(folder, f"{os.getpid()}.json")

@@ -146,18 +146,19 @@ def _place_calls(now: Snapshot, recorder: Recorder, trees: list[dict[str, Any]])
             param.called = "no_grad" if dark else "never"
 
 
-def timeline(recorder: Recorder, live: list[Any]) -> Timeline:
-    """The recorded events that concern the run's models, with names."""
+def timeline(recorder: Recorder, live: list[Any]) -> tuple[Timeline, list[int]]:
+    """The recorded events that concern the run's models, with names, and their marks' indices."""
     from freezecheck.live import facts
 
     models = {label: root for label, ref in recorder.models.items() if (root := ref()) is not None}
     if not recorder.models:
         models = roots.names(live, "model")
     names = Names(models, recorder)
-    events = [event for mark in recorder.marks if (event := names.event(mark)) is not None]
+    kept = [i for i, mark in enumerate(recorder.marks) if names.give(mark)]
+    events = [recorder.marks[i].event for i in kept]
     seen = facts.gather(models.values())
     events.extend(Event(FACT, value=value, data=data) for value, data in seen)
-    return Timeline(tuple(events))
+    return Timeline(tuple(events)), kept
 
 
 class Names:
@@ -178,13 +179,16 @@ class Names:
         self._several = several
         self.others = recorder.labels
 
-    def event(self, mark: Mark) -> Event | None:
-        """The event with its names; None if all that it was about is gone or left out."""
+    def give(self, mark: Mark) -> bool:
+        """Name what an event is about; False if all of it is gone unnamed, or left out."""
+        return self._name(mark) or mark.named
+
+    def _name(self, mark: Mark) -> bool:
         event = mark.event
         subject = None if mark.subject is None else mark.subject()
         if mark.subject is not None:
             if subject is None:
-                return None
+                return False
             if id(subject) in self.modules:
                 label, path = self.modules[id(subject)]
                 event.subject = f"{label}.{path}".rstrip(".") if self._several else path
@@ -193,13 +197,16 @@ class Names:
             elif id(subject) in self.others:
                 event.subject = self.others[id(subject)]
             else:
-                return None
+                return False
         if mark.params:
             found = (self._of(item) for ref in mark.params if (item := ref()) is not None)
-            event.names = tuple(dict.fromkeys(name for name in found if name is not None))
+            names = tuple(dict.fromkeys(name for name in found if name is not None))
+            if len(names) >= len(event.names):
+                event.names = names
             if not event.names and mark.subject is None:
-                return None
-        return event
+                return False
+        mark.named = True
+        return True
 
     def _of(self, item: Any) -> str | None:
         """The path of a parameter or module."""

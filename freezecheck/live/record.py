@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import threading
 import weakref
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
 from freezecheck.finding import Site
-from freezecheck.live import frames, patterns, roots, values
+from freezecheck.live import frames, patterns, roots
+from freezecheck.live.fingerprint import Fingerprint, Print
 from freezecheck.live.patches import Patches
+from freezecheck.live.rounds import Round
 from freezecheck.live.tree import unwrap
 from freezecheck.names import loops
+from freezecheck.phases import Phase
 from freezecheck.snapshot import Snapshot
 from freezecheck.timeline import (
     ATTRIBUTE,
@@ -34,9 +38,8 @@ from freezecheck.timeline import (
     Timeline,
 )
 
-# An optimizer that was replaced may be kept alive by its scheduler and never
-# step again: after so many steps of another one, it is not waited for.
-_PATIENCE = 4
+_PHASES = 40  # captured at most: a setup that goes on changing is told by then
+_REPEATS = 4  # steps of a phase at which the same event is kept
 _SKIPS = 16  # steps that a gradient scaler may skip, one after the other, to find its scale
 
 
@@ -47,21 +50,27 @@ class Mark:
     event: Event
     subject: Any = None
     params: list[Any] = field(default_factory=list)
+    named: bool = False  # the event has names, which it keeps when its objects go
 
 
 class Recorder:
-    """Records one run.
+    """Records one run, in phases: a new one begins where the setup changes.
 
-    `on_ready(recorder)` is called once, inside the optimizer step at which
-    every live optimizer has stepped; it decides what happens then.
-    `on_optimizer` and `on_backward` are called when the first optimizer is
-    built and when the first backward is done.
+    `on_ready(recorder)` is called once, inside the optimizer step after which
+    enough has been seen: step number `steps`, or the one at which every
+    live optimizer has stepped; `steps` None goes on for ever. `on_phase(recorder)`
+    is called when a phase has been captured, `on_step(recorder)` after each step,
+    `on_optimizer` and `on_backward` when the first optimizer is built and when the
+    first backward is done.
     """
 
-    def __init__(self, on_ready: Callable[[Recorder], None]) -> None:
+    def __init__(self, on_ready: Callable[[Recorder], None], steps: int | None = 1) -> None:
         self.on_ready = on_ready
+        self.on_phase: Callable[[Recorder], None] | None = None
+        self.on_step: Callable[[Recorder], None] | None = None
         self.on_optimizer: Callable[[], None] | None = None
         self.on_backward: Callable[[], None] | None = None
+        self.epoch: Callable[[], int | None] = lambda: None  # of the training loader
         self.marks: list[Mark] = []
         self.optimizers: list[Any] = []  # weak, in order of construction
         self.schedulers: list[Any] = []  # weak, in order of construction
@@ -70,15 +79,20 @@ class Recorder:
         self.samples: dict[int, int] = {}  # id of a batch norm -> batch of that forward
         self.models: dict[str, Any] = {}  # label -> weak root, as last captured
         self.labels: dict[int, str] = {}  # id of an optimizer or scheduler -> what it is called
-        self._steps: dict[int, int] = {}  # id of an optimizer -> steps taken
+        self.phases: list[Phase] = []
+        self.steps = 0  # begun so far; optimizers that take turns step together in one
+        self._wanted = steps
+        self._turn: set[int] = set()  # ids of the optimizers that stepped in this step
+        self._taken: dict[int, int] = {}  # id of an optimizer -> steps taken
         self._backwards = 0
         self._skipped: dict[int, int] = {}  # id of an optimizer -> steps a scaler skipped
         self._depth: dict[int, int] = {}
-        self._grads: dict[int, str] = {}  # id of a parameter -> gradient at its step
-        self._flags: dict[int, bool] = {}  # id of a parameter -> trainable at its step
         self._closures: set[int] = set()
-        self._snapshot: Snapshot | None = None
-        self._captured: list[Any] = []  # weak optimizers, in the order of the snapshot's
+        self._round = Round(1, None)
+        self._prints: dict[int, Print] = {}  # id of an optimizer -> the setup at its last step
+        self._fingerprint: Fingerprint | None = None
+        self._heard: dict[Any, list[int]] = {}
+        self._cuts: list[int] = []  # marks that each phase begins after
         self._ignored: set[int] = set()
         self._reader = patterns.Reader()
         self._asked: set[Any] = set()
@@ -113,7 +127,17 @@ class Recorder:
         event = Event(kind, site or frames.site(2), value=value, step=self.steps, data=data)
         mark = Mark(event, None if subject is None else weakref.ref(subject))
         mark.params = [weakref.ref(p) for p in params or ()]
-        self.marks.append(mark)
+        return self._add(mark, id(subject))
+
+    def _add(self, mark: Mark, subject: int = 0) -> Mark:
+        """Keep a mark, unless the same has been heard at several steps of this phase."""
+        event = mark.event
+        value = None if event.kind == STEP else event.value
+        heard = self._heard.setdefault((event.kind, event.site, value, subject), [])
+        if self.steps not in heard:
+            heard.append(self.steps)
+        if len(heard) <= _REPEATS:
+            self.marks.append(mark)
         return mark
 
     def flag(self, parameter: Any, value: bool) -> None:
@@ -147,7 +171,12 @@ class Recorder:
             self.note(ATTRIBUTE, module, site=site, value=plain, attribute=name)
 
     def built(self, mark: Mark) -> None:
-        """An optimizer was built."""
+        """An optimizer was built; whatever had its place in memory before is forgotten."""
+        key = id(mark.subject())
+        for known in (self._taken, self._skipped, self._depth, self._prints, self._round.steps):
+            known.pop(key, None)
+        self._closures.discard(key)
+        self._turn.discard(key)
         self.optimizers.append(mark.subject)
         if self.on_optimizer is not None and len(self.optimizers) == 1:
             self.on_optimizer()
@@ -164,7 +193,7 @@ class Recorder:
         new = Event(STRAY, site, value=plain, step=self.steps, data={"attribute": attribute})
         last = self.marks[-1] if self.marks else None
         if last is None or last.event != new:
-            self.marks.append(last := Mark(new))
+            last = self._add(Mark(new))
         last.params.append(weakref.ref(owner))
 
     def asked(
@@ -200,21 +229,17 @@ class Recorder:
 
     # -- stepping -------------------------------------------------------------
 
-    @property
-    def steps(self) -> int:
-        """Steps taken by all optimizers so far."""
-        return sum(self._steps.values())
-
     def before_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Global pre-hook of every optimizer's step. `args` begin with the optimizer."""
         depth = self._depth.get(id(optimizer), 0)
         self._depth[id(optimizer)] = depth + 1
-        if depth or self._ready or id(optimizer) in self._steps:
+        if depth or self._ready:
             return
+        self._count(optimizer)
         if any(callable(a) for a in (*args[1:], *kwargs.values())):
             self._closures.add(id(optimizer))  # its gradients come inside the step
         else:
-            self._look(optimizer)
+            self._at(optimizer)
 
     def after_step(self, optimizer: Any, args: Any, kwargs: Any) -> None:
         """Global post-hook; a subclass that calls `super().step()` is counted once."""
@@ -222,75 +247,124 @@ class Recorder:
         self._depth[id(optimizer)] = depth
         if depth or self._ready:
             return
-        if id(optimizer) in self._closures and id(optimizer) not in self._steps:
-            self._look(optimizer)
-        self._steps[id(optimizer)] = self._steps.get(id(optimizer), 0) + 1
-        taken = self._steps[id(optimizer)]
-        self.note(STEP, optimizer, value=taken, backwards=self._backwards)
-        waiting = [o for o in alive(self.optimizers) if id(o) not in self._steps]
-        if not waiting or max(self._steps.values()) >= _PATIENCE:
+        if id(optimizer) in self._closures:
+            self._at(optimizer)
+        self._taken[id(optimizer)] = self._taken.get(id(optimizer), 0) + 1
+        self.note(STEP, optimizer, value=self._taken[id(optimizer)], backwards=self._backwards)
+        if self._round.stepped(optimizer, alive(self.optimizers)) and not self._round.done:
+            self._close()
+        if self.phases:
+            self.phases[-1].last = self.steps
+        if self.on_step is not None:
+            self.on_step(self)
+        if self._wanted is not None and self._over(self._wanted):
             self._finish()
+
+    def _count(self, optimizer: Any) -> None:
+        """Whose turn comes again begins a new step; so does who comes in later."""
+        late = id(optimizer) not in self._taken and self.steps > 1
+        if id(optimizer) in self._turn or late or not self.steps:
+            self.steps += 1
+            self._turn.clear()
+        self._turn.add(id(optimizer))
+
+    def _at(self, optimizer: Any) -> None:
+        """The moment at which an optimizer's step counts: look, where something is new."""
+        seen = id(optimizer) in self._round.steps
+        if (seen or self._round.done) and self._changed(optimizer):
+            if not self._round.done:
+                self._close()
+            if len(self.phases) < _PHASES:
+                self._round = Round(self.steps, self.epoch())
+                seen = False
+        if not seen and not self._round.done:
+            self._look(optimizer)
+
+    def _changed(self, optimizer: Any) -> bool:
+        """The setup is not what it was at this optimizer's last step."""
+        if self._fingerprint is None:
+            return False
+        now = self._fingerprint.take(optimizer, self.modes)
+        before = self._prints.get(id(optimizer))
+        self._prints[id(optimizer)] = now
+        return now != before
+
+    def _over(self, wanted: int) -> bool:
+        """Enough steps: all who take part have taken the last one, or it has been passed."""
+        if not self._round.done or self.steps < wanted:
+            return False
+        return self.steps > wanted or self._turn >= set(self._round.steps) or wanted == 1
 
     def scaled(self, optimizer: Any) -> None:
         """A gradient scaler was asked for a step. It skips some while it looks for its
         scale; one that never stops skipping must not be waited for."""
-        if self._ready or id(optimizer) in self._steps:
+        if self._ready or id(optimizer) in self._taken:
             return
         self._skipped[id(optimizer)] = self._skipped.get(id(optimizer), 0) + 1
         if self._skipped[id(optimizer)] >= _SKIPS:
             self._look(optimizer)
+            self._close()
             self._finish()
+
+    def _look(self, optimizer: Any) -> None:
+        """Capture what is true at this step of the optimizer."""
+        live = roots.live_roots(self._ignored)
+        self._round.note(optimizer, live)
+        self._round.captured(self._capture(live), alive(self.optimizers))
+        self._fingerprint = Fingerprint(alive([*self.models.values()]))
+        self._prints[id(optimizer)] = self._fingerprint.take(optimizer, self.modes)
+
+    def _capture(self, live: list[Any]) -> Snapshot:
+        from freezecheck.live.naming import capture_run
+
+        return capture_run(self, live, self._round.grads, self._round.flags)
+
+    def _close(self) -> None:
+        """A round is over, a phase has begun. What it is about is named while it is there."""
+        self._round.close()
+        if self._round.snapshot is None:
+            return
+        last = max(self.steps, 1)
+        self.phases.append(
+            Phase(self._round.first, last, self._round.snapshot, epoch=self._round.epoch)
+        )
+        self._cuts.append(len(self.marks))
+        self._heard.clear()
+        if self._wanted != 1:
+            self.timeline()
+        if self.on_phase is not None:
+            self.on_phase(self)
 
     def _finish(self) -> None:
         self._ready = True
         self.on_ready(self)
 
-    def _look(self, optimizer: Any) -> None:
-        """Keep what is true at this step only, above all its gradients."""
-        live = roots.live_roots(self._ignored)
-        tensors = [p for group in optimizer.param_groups for p in group["params"]]
-        for p in tensors:
-            self._flags.setdefault(id(p), p.requires_grad)
-        tensors += [p for root in live for p in root.parameters()]
-        for p in tensors:
-            if p.grad is not None and id(p) not in self._grads:
-                self._grads[id(p)] = values.gradient(p.grad)
-        self._captured = [weakref.ref(o) for o in alive(self.optimizers)]
-        self._snapshot = self._capture(live)
-
-    def _capture(self, live: list[Any]) -> Snapshot:
-        from freezecheck.live.naming import capture_run
-
-        return capture_run(self, live, self._grads, self._flags)
-
     # -- results --------------------------------------------------------------
 
     def snapshot(self) -> Snapshot | None:
-        """The setup just before the step (after it, for steps that take a closure).
+        """The setup just before the first step (after it, for steps that take a closure).
 
         Before any step, the setup as it is now; None if there is no optimizer yet.
         """
-        now = self._snapshot
-        if now is None and alive(self.optimizers):
+        if self.phases:
+            return self.phases[0].snapshot
+        if self._round.snapshot is None and alive(self.optimizers):
             return self._capture(roots.live_roots(self._ignored))
-        if now is not None and self._ready:
-            for record, reference in zip(now.optimizers, self._captured):
-                record.idle = (o := reference()) is None or id(o) not in self._steps
-            for record in now.optimizers:
-                if record.part_of is not None and not record.idle:
-                    now.optimizers[record.part_of].idle = False
-        return now
+        return self._round.snapshot
 
     def driven_by_closure(self, optimizer: Any) -> bool:
         """Its step was given a closure."""
         return id(optimizer) in self._closures
 
     def timeline(self) -> Timeline:
-        """The events so far, with the names that their objects have now."""
+        """The events so far, with the names that their objects have now, or had last."""
         from freezecheck.live.naming import timeline
 
         # With a snapshot its models are the ones to name; a look at the heap is dear.
-        return timeline(self, [] if self.models else roots.live_roots(self._ignored))
+        past, kept = timeline(self, [] if self.models else roots.live_roots(self._ignored))
+        for phase, cut in zip(self.phases, self._cuts):
+            phase.events = bisect_left(kept, cut)
+        return past
 
 
 class Nesting:

@@ -38,9 +38,10 @@ _TAIL = 8192  # bytes
 class Run:
     """What became of a command.
 
-    `outcome` is "inspected" (a step was reached), "ended" or "crashed" before
-    a step, "timeout", "not started" (no such command), or "failed" (freezecheck
-    itself did, inside the script). `reports` has one entry per process that
+    `outcome` is "inspected" (it got as far as was planned), "ended" or "crashed" or
+    "timeout" before that, "not started" (no such command), or "failed" (freezecheck
+    itself did, inside the script). A run that was to go on beyond the first step and
+    ended by itself, without an error, is inspected, too. `reports` has one entry per process that
     built an optimizer, by rank; those that never stepped say what was seen up
     to then. `hint` is one line on what to do, empty where there is nothing.
     """
@@ -103,6 +104,8 @@ def run(
             return result
         try:
             result.outcome, waiting = _watch(tree, board, start + timeout, on_phase)
+            if result.outcome == "ended" and board.stepped:
+                result.outcome = "inspected"
             result.where = board.where(waiting)
             result.exit_status = tree.root.poll()
         finally:
@@ -170,15 +173,15 @@ def _watch(
 ) -> tuple[str, list[int]]:
     """Wait for the reports; the outcome, and the processes that were waited for in vain."""
     assert tree.root is not None
-    shown = -1
+    shown = ""
     news = time.monotonic()
     while True:
         status = tree.root.poll()  # first, so that the last words of the dead are read
         if board.read():
             news = time.monotonic()
-        if on_phase is not None and board.phase > shown:
-            shown = board.phase
-            on_phase(PHASES[shown])
+        if on_phase is not None and (told := board.news() or PHASES[board.phase]) != shown:
+            shown = told
+            on_phase(told)
         now = time.monotonic()
         recent = now - news < _GRACE
         if board.settled:

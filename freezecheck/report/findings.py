@@ -73,6 +73,8 @@ def render_finding(finding: Finding, width: int, *, cut: bool = False) -> Iterat
     yield from wrap(clean(finding.message), narrow, first="  ", rest="  ")
     if not finding.certain:
         yield line("  ", ("only where a particular branch is taken", "quiet"))
+    if finding.step is not None:
+        yield line("  ", (f"from step {finding.step:,} on", "quiet"))
     yield line()
     yield from frames.render(finding, narrow, width if cut else None)
     if finding.fix:

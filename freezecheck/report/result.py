@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from freezecheck.finding import Finding, Severity, Site
+from freezecheck.phases import Phase
 from freezecheck.records import dataclass
 from freezecheck.snapshot import Snapshot
 
@@ -43,7 +44,7 @@ class Report:
     Prints as a table of the model's stages followed by the findings; `left_out`
     says what could not be looked at. Of a script in several processes,
     `snapshot` is the first one's and `others` are the rest, in the order of
-    `ran.ranks`.
+    `ran.ranks`. `phases` are those of a run; `snapshot` is the first one's.
     """
 
     findings: tuple[Finding, ...]
@@ -51,6 +52,7 @@ class Report:
     left_out: tuple[str, ...] = ()
     ran: Ran | None = None
     others: tuple[Snapshot, ...] = ()
+    phases: tuple[Phase, ...] = ()
 
     @property
     def snapshots(self) -> tuple[Snapshot, ...]:
