@@ -60,8 +60,10 @@ def check_ranks(rules: Sequence[Rule], records: Iterable[Record]) -> list[Findin
     found: list[Finding] = []
     told: set[tuple[str, str]] = set()  # rule and what it was about
     for step, ranks in moments(records):
-        fresh = [] if len(ranks) < 2 else [f for rule in rules for f in rule.in_ranks(ranks)]
-        fresh = [f for f in fresh if not any((f.code, about) in told for about in f.subject)]
+        if len(ranks) < 2:
+            continue
+        every = (finding for rule in rules for finding in rule.in_ranks(ranks))
+        fresh = [f for f in every if not any((f.code, about) in told for about in f.subject)]
         told.update((f.code, about) for f in fresh for about in f.subject)
         found += [replace(f, step=step) for f in fresh] if step > 1 else fresh
     return found
@@ -134,5 +136,6 @@ def _order(finding: Finding) -> tuple[object, ...]:
         site.path if site else "",
         site.line if site else 0,
         finding.code,
+        finding.step or 0,
         finding.symbol or "",
     )

@@ -171,10 +171,10 @@ def _inspect(args: argparse.Namespace, target: Target | None) -> int:
     report = inspection.checked(run, rules, str(target), found)
     report = replace(report, findings=tuple(lint.unsuppressed(report.findings, settings)))
     _print_report(args, report)
-    if run.outcome != "inspected":
-        return COULD_NOT
     level = args.fail_on or config.fail_on
     failed = level != "never" and report.at_least(Severity.parse(level))
+    if run.outcome != "inspected" and not (failed and report.phases):
+        return COULD_NOT
     return FINDINGS if failed else CLEAN
 
 

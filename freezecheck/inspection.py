@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from freezecheck.check import check, merge, without_consequences
+from freezecheck.chapters import chapters
+from freezecheck.check import check, check_ranks, merge, without_consequences
 from freezecheck.finding import Finding
 from freezecheck.live.runner import Run
 from freezecheck.merge import merge as with_source
@@ -23,18 +24,24 @@ def checked(
     `command` is the run as the user would type it; `source` is what its text shows.
     """
     reached = run.outcome == "inspected"
-    used = [r for r in run.reports if r.stepped] if reached else run.reports
+    unfit = [rule for rule in rules if rule.needs_weights] if run.weights_left_out else []
+    live = [rule for rule in rules if rule not in unfit]
+    used = [r for r in run.reports if r.stepped] or run.reports
     findings = merge(
         check(
-            rules,
+            live,
             timeline=r.timeline,
             phases=r.phases,
             snapshots=[r.snapshot] if r.snapshot and not r.phases else [],
         )
         for r in used
     )
+    across = check_ranks(live, ((r.timeline, r.phases, r.snapshot) for r in used))
+    if across:
+        findings = without_consequences(merge([findings, across]), rules)
     if source:
-        judged = {rule.code for rule in rules if "L" in rule.halves()} if reached else set()
+        stepped = any(r.stepped for r in used)
+        judged = {rule.code for rule in live if "L" in rule.halves()} if stepped else set()
         places = visited(r.timeline for r in used)
         both = with_source(source, findings, judged=judged, visited=places)
         findings = without_consequences(both, rules)
@@ -43,7 +50,7 @@ def checked(
     return Report(
         tuple(findings),
         snapshots[0],
-        tuple(_left_out(run, len(run.reports) - len(used))),
+        (*_left_out(run, len(run.reports) - len(used)), *_weights(run, unfit)),
         Ran(
             command,
             run.outcome,
@@ -53,9 +60,13 @@ def checked(
             run.hint,
             "" if reached else run.stderr_tail,
             () if reached else tuple(Stood(p.site, p.function, p.rank) for p in run.where),
+            steps=max((p.last for r in used for p in r.phases), default=0),
+            ended=run.exit_status is not None,
+            batches=run.plan.batches,
         ),
         tuple(snapshots[1:]),
         used[0].phases if used else (),
+        chapters(used[0].phases, used[0].timeline) if used else (),
     )
 
 
@@ -72,3 +83,14 @@ def _left_out(run: Run, unfinished: int) -> list[str]:
     if unfinished:
         return [f"{count(unfinished, 'process')} took no step and are left out"]
     return []
+
+
+def _weights(run: Run, unfit: Sequence[Rule]) -> Iterator[str]:
+    """What `--no-weights` left out, and the rules that therefore said nothing."""
+    if not run.weights_left_out:
+        return
+    first, rest = run.weights_left_out[:3], len(run.weights_left_out[3:])
+    names = ", ".join(first) + (f" and {rest} more" if rest else "")
+    codes = " and ".join(rule.code for rule in unfit)
+    need = f"; {codes} need them and did not look at the run" if codes else ""
+    yield f"weights were left out (--no-weights): {names}{need}"

@@ -165,6 +165,23 @@ class Flat:
 
 
 @dataclass(slots=True)
+class Shared:
+    """Parameters that several processes hold in common, as one of them has them.
+
+    `sizes` are sums of absolute values, of the weights and of the gradients, where
+    both are the same in every process at a step: behind `DistributedDataParallel`. A
+    gradient counts if the step uses it.
+    """
+
+    by: str  # "DistributedDataParallel", "FullyShardedDataParallel" or "DTensor"
+    ranks: tuple[int, ...]
+    model: int
+    names: tuple[str, ...] = ()
+    sizes: dict[str, float] = field(default_factory=dict)
+    gradients: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class Head:
     """The last layer that makes the outputs."""
 
@@ -273,6 +290,9 @@ class Snapshot:
     unregistered: list[Unregistered] = field(default_factory=list)
     labels: list[Label] = field(default_factory=list)
     flats: list[Flat] = field(default_factory=list)
+    shared: list[Shared] = field(default_factory=list)  # in a recorded run
+    rank: int | None = None  # of this process in its group; None: it is in none
+    world: int = 1  # processes in that group
     recorded: bool = False  # taken in a recorded run, at an optimizer step
     torch: str = ""  # torch's version
 
@@ -446,7 +466,8 @@ def summarise(names: list[str], limit: int = 3) -> str:
 
 def count(number: int, noun: str) -> str:
     """`1 tensor`, `8 tensors`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+    ending = "" if number == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{number:,} {noun}{ending}"
 
 
 def millions(number: int) -> str:

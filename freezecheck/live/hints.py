@@ -45,12 +45,15 @@ def hint(outcome: str, board: Board, status: int | None, timeout: float) -> str:
     return (
         end
         + _reached(board)
+        + _unavailable(board)
         + (f" What it built could not be told: {problem[0]}." if problem else "")
     )
 
 
 def _reached(board: Board) -> str:
     """How far it got."""
+    if news := board.news():
+        return f" at {news}."
     if not board.notes:
         return (
             ", and no Python process of it could be seen. Python leaves freezecheck out if started"
@@ -69,6 +72,25 @@ def _reached(board: Board) -> str:
     if not board.said("backward"):
         return " before its first backward()."
     return " before its first optimizer step."
+
+
+def _unavailable(board: Board) -> str:
+    """Where weights, or what else a model is made of, could not be had: what to do."""
+    without = bool(board.said("weights"))
+    for said in board.said("unavailable"):
+        kind, _, text = said.partition("\t")
+        if kind == "other":
+            only = "; --no-weights leaves out the weights alone" if without else ""
+            return f" What a model is made of could not be fetched{only}: {text}"
+        if not without:
+            what = f"{text} is not there" if kind == "file" else "weights could not be loaded"
+            told = "" if kind == "file" else f": {text}"
+            return f" Its {what}; --no-weights inspects it without them{told}"
+    left_out = board.weights_left_out()
+    if left_out:
+        names = ", ".join(left_out)
+        return f" It may have wanted more of what --no-weights left out ({names}) than to load it."
+    return ""
 
 
 def _name(number: int) -> str:

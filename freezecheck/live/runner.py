@@ -47,6 +47,7 @@ class Run:
     """
 
     command: tuple[str, ...]
+    plan: Plan = Plan()  # noqa: RUF009 -- it is frozen
     outcome: str = "not started"
     reports: list[Report] = field(default_factory=list)
     exit_status: int | None = None  # of the command, negative: a signal; None: it was stopped
@@ -54,6 +55,7 @@ class Run:
     seconds: float = 0.0
     where: list[Place] = field(default_factory=list)  # where processes that never stepped stood
     hint: str = ""
+    weights_left_out: list[str] = field(default_factory=list)  # by --no-weights, as asked for
 
 
 def python_command(script: str, args: Sequence[str] = ()) -> list[str]:
@@ -92,10 +94,10 @@ def run(
     """
     if not command:
         raise ValueError("no command given")
-    result = Run(tuple(command))
+    result = Run(tuple(command), plan or Plan())
     start = time.monotonic()
     with Interrupts() as interrupts, adopting_orphans(), _folder() as folder:
-        (plan or Plan()).write(folder)
+        result.plan.write(folder)
         board, tree = Board(folder), Tree(folder)
         try:
             tree.root = _start(command, folder, show_output)
@@ -112,6 +114,7 @@ def run(
             interrupts.hold()
             tree.stop()
         result.reports = board.reports()
+        result.weights_left_out = board.weights_left_out()
         result.stderr_tail = "" if show_output else _tail(folder)
         result.seconds = time.monotonic() - start
         if result.outcome == "inspected":

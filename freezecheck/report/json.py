@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from freezecheck.finding import Finding, Severity, Site
 
 if TYPE_CHECKING:
+    from freezecheck.chapters import Chapter
     from freezecheck.report.linted import Linted
     from freezecheck.report.result import Report
     from freezecheck.report.stages import Row
@@ -54,6 +55,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "models": [],
         "optimizers": [],
         "schedulers": [],
+        "phases": [_chapter(chapter) for chapter in report.story],
         "left_out": list(report.left_out),
         "run": _run(report),
         "summary": _summary(report.findings),
@@ -69,6 +71,17 @@ def report_to_dict(report: Report) -> dict[str, Any]:
     return result
 
 
+def _chapter(chapter: Chapter) -> dict[str, Any]:
+    return {
+        "first_step": chapter.first,
+        "last_step": chapter.last,
+        "epoch": chapter.epoch,
+        "trains": chapter.trains,
+        "lrs": [_number(rate) for rate in chapter.rates],
+        "changes": list(chapter.changes),
+    }
+
+
 def _run(report: Report) -> dict[str, Any] | None:
     ran = report.ran
     if ran is None:
@@ -77,6 +90,9 @@ def _run(report: Report) -> dict[str, Any] | None:
         "command": ran.command,
         "outcome": ran.outcome,
         "seconds": round(ran.seconds, 3),
+        "steps": ran.steps,
+        "ended": ran.ended,
+        "batches": ran.batches,
         "ranks": list(ran.ranks),
         "exit_status": ran.exit_status,
         "problem": ran.problem or None,

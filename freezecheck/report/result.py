@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from freezecheck.chapters import Chapter
 from freezecheck.finding import Finding, Severity, Site
 from freezecheck.phases import Phase
 from freezecheck.records import dataclass
@@ -35,6 +36,9 @@ class Ran:
     problem: str = ""
     error_output: str = ""
     stood: tuple[Stood, ...] = ()
+    steps: int = 1  # taken
+    ended: bool = False  # by itself
+    batches: int | None = None  # to which each epoch was cut
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +48,8 @@ class Report:
     Prints as a table of the model's stages followed by the findings; `left_out`
     says what could not be looked at. Of a script in several processes,
     `snapshot` is the first one's and `others` are the rest, in the order of
-    `ran.ranks`. `phases` are those of a run; `snapshot` is the first one's.
+    `ran.ranks`. `phases` are those of a run, `story` is what they are in words; `snapshot`
+    is the first one's.
     """
 
     findings: tuple[Finding, ...]
@@ -53,6 +58,7 @@ class Report:
     ran: Ran | None = None
     others: tuple[Snapshot, ...] = ()
     phases: tuple[Phase, ...] = ()
+    story: tuple[Chapter, ...] = ()
 
     @property
     def snapshots(self) -> tuple[Snapshot, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from freezecheck.chapters import Chapter
 from freezecheck.finding import Site
 from freezecheck.report import frames
 from freezecheck.report.findings import WIDEST, render_finding, tally
@@ -23,10 +24,45 @@ def layout(report: Report, width: int, *, cut: bool = False, brief: bool = False
 
     `cut` shortens source lines to the width too; `brief` leaves the findings alone.
     """
-    lines = [] if brief else [*_setups(report, width)]
+    lines = [] if brief else [*_setups(report, width), *_story(report, width)]
     for finding in report.findings:
         lines += [*render_finding(finding, width, cut=cut)]
     return lines if brief else [*lines, *_closing(report, min(width, WIDEST))]
+
+
+_LONGEST = 12  # chapters shown
+
+
+def _story(report: Report, width: int) -> Iterator[Line]:
+    """The phases of a run, and the table again as it is in the last one."""
+    if len(report.story) < 2:
+        return
+    narrow = min(width, WIDEST)
+    skipped = len(report.story) - _LONGEST
+    for number, chapter in enumerate(report.story):
+        if skipped > 0 and number == _LONGEST - 1:
+            yield line((f"... {skipped} more", "quiet"))
+        if skipped > 0 and _LONGEST - 1 <= number < len(report.story) - 1:
+            continue
+        yield from wrap(_chapter(chapter), narrow, rest="  ")
+        for change in chapter.changes:
+            yield from wrap(change, narrow, first="  ", rest="    ")
+    yield line()
+    last = report.phases[-1]
+    yield line((f"from step {last.first:,} on:", "title"))
+    yield line()
+    yield from _setup(last.snapshot, width)
+
+
+def _chapter(chapter: Chapter) -> str:
+    """`steps 1-40: head trains, lr 0.01`."""
+    steps = f"step {chapter.first:,}"
+    if chapter.last > chapter.first:
+        steps = f"steps {chapter.first:,}-{chapter.last:,}"
+    epoch = f" (from epoch {chapter.epoch})" if chapter.epoch and chapter.first > 1 else ""
+    rates = ", ".join(figure(rate) for rate in chapter.rates)
+    what = f"{chapter.trains}, lr {rates}" if chapter.trains else "nothing"
+    return f"{steps}{epoch}: trains {what}"
 
 
 def _setups(report: Report, width: int) -> Iterator[Line]:
@@ -136,16 +172,18 @@ def describe(ran: Ran) -> str:
     took = f"{ran.seconds:.1f} s"
     what = f"`{ran.command}`"
     if ran.outcome == "inspected":
-        return (
-            f"ran {what}{processes} to its first optimizer step in {took};"
-            " the rest of the script was not run"
-        )
+        cut = f", each epoch cut to {count(ran.batches, 'batch')}" if ran.batches else ""
+        if ran.ended:
+            return f"ran {what}{processes} to its end, {count(ran.steps, 'step')}, in {took}{cut}"
+        far = "its first optimizer step" if ran.steps <= 1 else f"step {ran.steps:,}"
+        return f"ran {what}{processes} to {far} in {took}{cut}; the rest of the script was not run"
     ended = {
         "ended": f"which ended after {took}",
         "crashed": f"which failed after {took}",
         "not started": "which did not start",
     }.get(ran.outcome, f"which was stopped after {took}")
-    return f"ran {what}{processes}, {ended}, before its first optimizer step"
+    far = f"at step {ran.steps:,}" if ran.steps else "before its first optimizer step"
+    return f"ran {what}{processes}, {ended}, {far}"
 
 
 def trouble(ran: Ran, width: int, *, cut: bool = False) -> Iterator[Line]:
