@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from freezecheck.live import oddities, optimizers, sharding, values
+from freezecheck.live import oddities, optimizers, ranks, sharding, values
 from freezecheck.live.seen import Seen
 from freezecheck.live.stages import cut
 from freezecheck.live.train_copy import changing
@@ -43,12 +43,16 @@ def capture(
     """
     seen = Seen(grads, modes or {}, flags or {})
     now = Snapshot(recorded=recorded, torch=values.torch().__version__)
+    now.rank, now.world = ranks.place()
     known: dict[int, Param] = {}
     trees: list[list[Node]] = []
     for label, module in models.items():
         trees.append(_capture_model(now, known, label, module, seen))
         now.flats.extend(sharding.flats(module, len(now.models) - 1))
     optimizers.capture(now, known, opts, scheds or {}, seen)
+    if recorded:
+        one = len(opts) == 1  # of several, each has its gradients at a step of its own
+        now.shared = ranks.shared(models.values(), known, (one and grads) or {})
     for index, nodes in enumerate(trees):
         oddities.capture(now, known, index, nodes)
         _weights(now, index, nodes)

@@ -11,7 +11,7 @@ from itertools import chain
 from types import GeneratorType
 from typing import Any
 
-from freezecheck.live import frames, values, watched
+from freezecheck.live import frames, ranks, values, watched
 from freezecheck.live.patches import Patches
 from freezecheck.live.record import Recorder
 from freezecheck.live.traits import HEADS, traits
@@ -354,9 +354,13 @@ def _made(tensor: Any) -> str | None:
 def _wrappers(recorder: Recorder, patches: Patches, torch: Any) -> None:
     def init(original: Any, self: Any, module: Any, *args: Any, **kwargs: Any) -> None:
         original(self, module, *args, **kwargs)
-        recorder.note(WRAP, module, value=type(self).__name__)
+        told = ranks.wrapped(self) if isinstance(self, distributed) else {}
+        taken = [p for p in module.parameters() if p.requires_grad]
+        kind = distributed if isinstance(self, distributed) else torch.nn.DataParallel
+        recorder.note(WRAP, module, params=taken, value=kind.__name__, **told)
 
-    for kind in (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel):
+    distributed = torch.nn.parallel.DistributedDataParallel
+    for kind in (torch.nn.DataParallel, distributed):
         patches.around(kind, "__init__", init)
 
 

@@ -23,7 +23,7 @@ def flats(module: Any, model: int) -> Iterator[Flat]:
     home = sys.modules.get(_HOME)
     if home is None:
         return
-    for name, unit in _named(module):
+    for name, unit in modules_of(module):
         handle = unit._handle if isinstance(unit, home.FullyShardedDataParallel) else None
         tensors = None if handle is None else handle.flat_param._params
         if handle is None or tensors is None:
@@ -40,7 +40,7 @@ def flats(module: Any, model: int) -> Iterator[Flat]:
         )
 
 
-def _named(root: Any) -> Iterator[tuple[str, Any]]:
+def modules_of(root: Any) -> Iterator[tuple[str, Any]]:
     """`named_modules()`, for trees deeper than Python's stack."""
     stack = [("", root)]
     seen: set[int] = set()

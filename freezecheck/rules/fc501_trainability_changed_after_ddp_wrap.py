@@ -1,11 +1,16 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 
-from freezecheck import account
-from freezecheck.finding import Finding, Note, Severity
+from freezecheck import account, snapshot, timeline
+from freezecheck.finding import Finding, Note, Severity, Site
 from freezecheck.program import BACKWARD, WRAP, Event, Param, World
 from freezecheck.rule import Rule
+from freezecheck.snapshot import Snapshot, summarise
+from freezecheck.timeline import FLAG, REPLACE, Timeline
+
+_DDP = "DistributedDataParallel"
 
 
 class TrainabilityChangedAfterDdpWrap(Rule):
@@ -111,14 +116,19 @@ class TrainabilityChangedAfterDdpWrap(Rule):
 
     ## How it is found
 
+    In a run: which parameters required grad when the wrapper was built, and which do at
+    the step. Of those that the wrapper does not know, a finding names the ones that got a gradient
+    and are in an optimizer.
+
     In a text: which parameters require grad is known where the wrapper is built, and known to
     be otherwise at a `backward()` before the model is wrapped again. A freeze counts only if
     other parameters behind the same wrapper still train, and if the wrapper was not told to
-    look for unused parameters.
+    look for unused parameters. (`static_graph=True` finds them too, if frozen before the
+    first step.)
 
     ## Limits
 
-    Wrappers that a framework puts around a model are not seen.
+    In a text, wrappers that a framework puts around a model are not seen.
 
     ## References
 
@@ -129,6 +139,63 @@ class TrainabilityChangedAfterDdpWrap(Rule):
     code = "FC501"
     name = "trainability-changed-after-ddp-wrap"
     severity = Severity.ERROR
+    explains = ("FC505",)
+
+    def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
+        wraps = {event.subject: event for event in past.of(timeline.WRAP) if event.value == _DDP}
+        for wrap in wraps.values():
+            behind = _behind(now, wrap)
+            late = [p for p in behind if p.trainable and p.held and p.grad is not None]
+            late = [p for p in late if _symbol(now, p) not in wrap.names]
+            for site, params in _by_line(now, past, wrap, late, True).items():
+                yield self._unfrozen(now, wrap, site, params)
+            gone = [p for p in behind if not p.trainable and _symbol(now, p) in wrap.names]
+            going = any(p.trainable and _symbol(now, p) in wrap.names for p in behind)
+            if going and not wrap.data["unused"] and not (wrap.data["static"] and _first(now)):
+                for site, params in _by_line(now, past, wrap, gone, False).items():
+                    yield self._frozen(now, wrap, site, params)
+
+    def _unfrozen(
+        self,
+        now: Snapshot,
+        wrap: timeline.Event,
+        site: Site | None,
+        params: Sequence[snapshot.Param],
+    ) -> Finding:
+        names = [_symbol(now, p) for p in params]
+        alone = wrap.data["processes"] == 1
+        return self.finding(
+            f"{summarise(names)} {_verb(names, 'trains', 'train')} behind DistributedDataParallel,"
+            f" which was built when {_verb(names, 'it', 'they')} did not:"
+            f" {_verb(names, 'its gradient is', 'their gradients are')} not averaged over the"
+            " processes, whose copies drift apart."
+            + (" (One process alone takes part here: nothing drifts yet.)" if alone else ""),
+            site=site or wrap.site,
+            symbol=names[0],
+            notes=[Note("wrapped here", wrap.site)],
+            fix="unfreeze before the model is wrapped, or wrap it again after this",
+            subject=now.models[params[0].model].label,
+            severity=Severity.WARNING if alone else None,
+        )
+
+    def _frozen(
+        self,
+        now: Snapshot,
+        wrap: timeline.Event,
+        site: Site | None,
+        params: Sequence[snapshot.Param],
+    ) -> Finding:
+        names = [_symbol(now, p) for p in params]
+        return self.finding(
+            f"{summarise(names)} {_verb(names, 'is', 'are')} frozen since DistributedDataParallel was"
+            f" built: it waits for {_verb(names, 'its gradient', 'their gradients')}, averages none"
+            " at this step, and the next one raises.",
+            site=site or wrap.site,
+            symbol=names[0],
+            notes=[Note("wrapped here", wrap.site)],
+            fix="freeze before the model is wrapped",
+            subject=now.models[params[0].model].label,
+        )
 
     def in_source(self, world: World) -> Iterator[Finding]:
         told: set[object] = set()
@@ -184,3 +251,47 @@ def _changed(wrap: Event, backward: Event) -> Iterator[tuple[Event, list[Param]]
         if now or (going and unused is False):
             found.setdefault(flag.index, (flag, []))[1].append(param)
     yield from found.values()
+
+
+def _behind(now: Snapshot, wrap: timeline.Event) -> list[snapshot.Param]:
+    """The parameters of the module that was wrapped, but for those to be left alone."""
+    prefix = f"{wrap.subject}." if wrap.subject else ""
+    ignored = {prefix + name for name in wrap.data["ignored"]}
+    found = [p for p in now.owned if _symbol(now, p).startswith(prefix)]
+    roots = [now.models[index] for index in {p.model for p in found}]
+    if wrap.subject in ("", *(root.label for root in roots)) and not any(
+        _DDP in wrapper for root in roots for wrapper in root.wrappers
+    ):
+        return []  # the wrapper is gone
+    return [p for p in found if ignored.isdisjoint((_symbol(now, p),))]
+
+
+def _by_line(
+    now: Snapshot,
+    past: Timeline,
+    wrap: timeline.Event,
+    params: Sequence[snapshot.Param],
+    value: bool,
+) -> dict[Site | None, list[snapshot.Param]]:
+    """Parameters by the line that changed them, the last one since the wrapper was built."""
+    lines: dict[str, Site | None] = {}
+    for event in past.events[past.order(wrap) + 1 :]:
+        if (event.kind == FLAG and event.value is value) or (event.kind == REPLACE and value):
+            lines.update(dict.fromkeys(event.names, event.site))
+    found: dict[Site | None, list[snapshot.Param]] = defaultdict(list)
+    for param in params:
+        found[lines.get(_symbol(now, param))].append(param)
+    return found
+
+
+def _first(now: Snapshot) -> bool:
+    """No optimizer has stepped yet."""
+    return not any(o.stepped for o in now.optimizers)
+
+
+def _symbol(now: Snapshot, param: snapshot.Param) -> str:
+    return now.path(param.model, param.name)
+
+
+def _verb(names: Sequence[str], one: str, several: str) -> str:
+    return one if len(names) == 1 else several
