@@ -75,13 +75,15 @@ class Rule:
     """Base of every rule; see the module.
 
     `explains` names rules whose findings, where they share a subject with one of
-    this rule's, are only its consequences, and are then left out.
+    this rule's, are only its consequences, and are then left out. `needs_weights`: it
+    says that weights were not loaded, and so nothing where they were left out on purpose.
     """
 
     code: ClassVar[str]
     name: ClassVar[str]
     severity: ClassVar[Severity]
     explains: ClassVar[tuple[str, ...]] = ()
+    needs_weights: ClassVar[bool] = False
 
     def in_timeline(self, timeline: Timeline) -> Iterable[Finding]:
         """Findings that the order of events alone shows."""

@@ -95,6 +95,11 @@ class Board:
         """What the processes that gave this note said with it."""
         return [n.words[word] for n in self.notes.values() if word in n.words]
 
+    def weights_left_out(self) -> list[str]:
+        """The weights that the processes did without."""
+        names = (name for said in self.said("weights") for name in said.split("\t"))
+        return list(dict.fromkeys(filter(None, names)))
+
     @property
     def phase(self) -> int:
         """The furthest phase that any process has reached; an index into `PHASES`."""

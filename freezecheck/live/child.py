@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from freezecheck.live import frames, plan, values
+from freezecheck.live import downloads, frames, plan, values
 from freezecheck.live.patches import Patches
 from freezecheck.live.plan import Plan
 from freezecheck.live.record import Recorder
@@ -81,6 +81,8 @@ def start(folder: str, note: Note) -> None:
     for name in ("before_step", "after_step"):
         setattr(recorder, name, guarded(getattr(recorder, name)))
     _prepare(wanted, folder, note)
+    if not wanted.watch:
+        atexit.register(downloads.tell, note)
     # Models are found among all live objects, of which torch alone makes 250,000;
     # frozen ones are passed over. The script's own come later.
     gc.freeze()

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from freezecheck.live import unloaded
+
 _SAMPLE = 1024  # entries of a head's weight that are looked at
 _PEEK = 8  # entries of a norm's weight or statistics that are looked at
 
@@ -135,6 +137,8 @@ def pretrained(norms: Sequence[Any]) -> bool | None:
 
 def _trained(norm: Any) -> bool | None:
     """Weight or bias of a norm layer have left their first values; None: it has none to read."""
+    if unloaded.holds(norm):
+        return True
     weight = _peek(norm._parameters.get("weight"))
     bias = _peek(norm._parameters.get("bias"))
     if weight is None:
@@ -157,6 +161,8 @@ def fresh_layer(module: Any) -> bool | None:
     which is how `nn.Linear` and `nn.Conv2d` draw them (`reset_parameters`).
     Trained weights have neither. None where neither can be judged.
     """
+    if unloaded.holds(module):
+        return False
     bias = module._parameters.get("bias")
     if bias is not None and is_zero(bias):
         return True

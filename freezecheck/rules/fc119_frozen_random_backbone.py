@@ -132,6 +132,7 @@ class FrozenRandomBackbone(Rule):
     code = "FC119"
     name = "frozen-random-backbone"
     severity = Severity.ERROR
+    needs_weights = True
     explains = ("FC401", "FC402", "FC406", "FC413")
 
     def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:

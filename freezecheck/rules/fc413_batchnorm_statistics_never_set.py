@@ -94,6 +94,7 @@ class BatchnormStatisticsNeverSet(Rule):
     code = "FC413"
     name = "batchnorm-statistics-never-set"
     severity = Severity.WARNING
+    needs_weights = True
 
     def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
         fresh = [n for n in now.norms if n.fresh]
