@@ -80,16 +80,18 @@ def _unavailable(board: Board) -> str:
     for said in board.said("unavailable"):
         kind, _, text = said.partition("\t")
         if kind == "other":
-            only = "; --no-weights leaves out the weights alone" if without else ""
+            only = " (--no-weights leaves out weights alone)" if without else ""
             return f" What a model is made of could not be fetched{only}: {text}"
-        if not without:
-            what = f"{text} is not there" if kind == "file" else "weights could not be loaded"
-            told = "" if kind == "file" else f": {text}"
-            return f" Its {what}; --no-weights inspects it without them{told}"
+        if kind == "file":
+            ending = "cannot stand in for it here" if without else "goes on without it"
+            return f" {text} is not there; --no-weights {ending}."
+        if without:
+            return f" Weights are loaded in a way that --no-weights does not know: {text}"
+        return f" Its weights could not be loaded; --no-weights goes on without them: {text}"
     left_out = board.weights_left_out()
     if left_out:
         names = ", ".join(left_out)
-        return f" It may have wanted more of what --no-weights left out ({names}) than to load it."
+        return f" It may want more of what --no-weights left out than to load it: {names}."
     return ""
 
 

@@ -18,6 +18,7 @@ from freezecheck.live import imports, unloaded, values
 from freezecheck.live.downloads import is_weights
 from freezecheck.live.patches import Patches
 
+_NOWHERE = os.path.join(os.sep, "left out", "")  # where files are that are not there
 # What `from_pretrained` of transformers takes for itself, though it is also the
 # name of an attribute that a configuration may have.
 _NOT_OF_THE_CONFIG = ("dtype", "torch_dtype", "quantization_config", "generation_config", "tp_plan")
@@ -105,7 +106,7 @@ class _Store:
 
     def add(self, name: Any) -> LeftOut:
         """Something more, by the name under which the script or its library asked for it."""
-        name = os.fspath(name)
+        name = os.fspath(name).removeprefix(_NOWHERE)
         if name not in self.names:
             self.names.append(name)
             self._note("weights", *self.names)
@@ -151,7 +152,7 @@ def _torch(patches: Patches, kept: _Store) -> None:
         if dropped is None:
             return original(self, state, *args, **kwargs)
         unloaded.add(self, {name.rpartition(".")[0] for name in dropped})
-        return torch.nn.modules.module._IncompatibleKeys([], [])
+        return _loaded()
 
     def load_other(original: Any, self: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
         if not isinstance(state, LeftOut):
@@ -178,9 +179,14 @@ def _nothing(kept: _Store, module: Any, state: Any) -> Iterable[str] | None:
         return state.dropped
     if not kept.names or not hasattr(state, "items"):
         return None
-    own = module.state_dict()
+    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     same = own and all(k in own and _is_same(own[k], tensor) for k, tensor in state.items())
     return () if same else None
+
+
+def _loaded() -> Any:
+    """What a load returns in which everything fitted."""
+    return values.torch().nn.modules.module._IncompatibleKeys([], [])
 
 
 def _is_same(one: Any, other: Any) -> bool:
@@ -202,7 +208,7 @@ def _hub(patches: Patches, kept: _Store, module: ModuleType) -> None:
     def download(original: Any, repo_id: str, filename: str, *args: Any, **kwargs: Any) -> Any:
         if not is_weights(filename):
             return original(repo_id, filename, *args, **kwargs)
-        return os.path.join(os.sep, "left out", repo_id, filename)
+        return os.path.join(_NOWHERE, repo_id, filename)
 
     patches.around(module, "hf_hub_download", download)
 
@@ -215,11 +221,12 @@ def _timm(patches: Patches, kept: _Store, module: ModuleType) -> None:
         config = args[0] if args else kwargs.get("pretrained_cfg")
         config = config or getattr(model, "pretrained_cfg", None) or {}
         classes = args[1] if len(args) > 1 else kwargs.get("num_classes", 1000)
-        own = config.get("file")
-        if config.get("state_dict") or (own and os.path.exists(own)):
+        own, url = config.get("file"), _base(config.get("url") or "")
+        name = own or config.get("hf_hub_id") or url
+        if config.get("state_dict") or not name or (own and os.path.exists(own)):
             original(model, *args, **kwargs)
             return
-        kept.add(str(own or config.get("hf_hub_id") or _base(str(config.get("url") or "timm"))))
+        kept.add(str(name))
         heads = config.get("classifier") or ()
         heads = (heads,) if isinstance(heads, str) else heads
         unloaded.add(model, heads if classes != config.get("num_classes", classes) else ())
@@ -243,7 +250,7 @@ def _transformers(patches: Patches, kept: _Store, module: ModuleType) -> None:
     configuration: Any = getattr(module, "PreTrainedConfig", None) or module.PretrainedConfig
 
     def from_pretrained(cls: Any, name: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
-        if name is None or kwargs.get("state_dict") is not None or _has_weights(name, **kwargs):
+        if name is None or kwargs.get("state_dict") is not None or _is_own(name, **kwargs):
             return original(cls, name, *args, config=config, **kwargs)
         whole = not kwargs.get("ignore_mismatched_sizes")
         if not isinstance(config, configuration):
@@ -265,9 +272,15 @@ def _transformers(patches: Patches, kept: _Store, module: ModuleType) -> None:
     patches.put(owner, "from_pretrained", classmethod(from_pretrained))
 
 
-def _has_weights(name: Any, subfolder: str = "", **_: Any) -> bool:
+def _is_own(name: Any, adapter_kwargs: Any = None, **options: Any) -> bool:
+    """It has weights of the user's own, or adapters, without which it is another model."""
+    adapters = "_adapter_model_path" in (adapter_kwargs or {})
+    return adapters or _has_weights(name, options.get("subfolder") or "")
+
+
+def _has_weights(name: Any, subfolder: str) -> bool:
     """A folder of the user's own, with weights in it."""
-    folder = os.path.join(name, subfolder or "")
+    folder = os.path.join(name, subfolder)
     if not os.path.isdir(folder):
         return False
     return any(
@@ -281,7 +294,16 @@ def _peft(patches: Patches, kept: _Store, module: ModuleType) -> None:
     def load(original: Any, model_id: Any, *args: Any, **kwargs: Any) -> Any:
         if _has_weights(model_id, kwargs.get("subfolder") or ""):
             return original(model_id, *args, **kwargs)
-        kept.add(model_id)
-        return {}
+        return kept.add(model_id)
+
+    def put(original: Any, model: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(state, LeftOut):
+            return original(model, state, *args, **kwargs)
+        adapter = args[0] if args else kwargs.get("adapter_name", "default")
+        for path, part in model.named_modules():
+            if adapter in path.split("."):
+                unloaded.add(part)
+        return _loaded()
 
     patches.around(module, "load_peft_weights", load)
+    patches.around(module, "set_peft_model_state_dict", put)
