@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from freezecheck import catalogue
 from freezecheck.check import check
 from freezecheck.finding import Finding, Severity
-from freezecheck.live import roots, values
+from freezecheck.live import fastai, roots, values
 from freezecheck.live.capture import capture
 from freezecheck.report.result import Report
 from freezecheck.snapshot import Param, Snapshot, count, summarise
 
+listeners: list[Callable[[Report], None]] = []  # told of every report that `inspect` makes
+
 
 class SetupError(AssertionError):
     """The setup is not what it should be; the text alone is enough to mend it."""
+
+    __module__ = "freezecheck"  # where it is imported from
 
     def __init__(self, text: str, report: Report) -> None:
         super().__init__(text)
@@ -52,7 +56,10 @@ def inspect(
     rules = catalogue.select(select, ignore)
     now = take_snapshot(model, optimizer, scheduler)
     left_out = ("no optimizer was given: nothing about optimizers was checked",)
-    return Report(tuple(check(rules, snapshots=[now])), now, () if now.optimizers else left_out)
+    report = Report(tuple(check(rules, snapshots=[now])), now, () if now.optimizers else left_out)
+    for listener in listeners:
+        listener(report)
+    return report
 
 
 def assert_sane(
@@ -80,6 +87,7 @@ def assert_sane(
     Returns the `Report`. Raises SetupError, an AssertionError, whose text says
     what is wrong and what to do; ValueError for arguments that cannot be meant.
     """
+    __tracebackhide__ = True  # pytest then shows the caller's line, and the text
     if batchnorm not in (None, "train", "eval"):
         raise ValueError(f"batchnorm must be 'train' or 'eval', not {batchnorm!r}")
     level = Severity.parse(fail_on)
@@ -97,7 +105,8 @@ def take_snapshot(model: Any, optimizer: Any, scheduler: Any = None) -> Snapshot
     models = _labelled(model, "model", torch.nn.Module, "a torch.nn.Module")
     if not models:
         raise TypeError("freezecheck needs a model: a torch.nn.Module, or a list or dict of them")
-    optimizers = _labelled(optimizer, "optimizer", torch.optim.Optimizer, "a torch.optim.Optimizer")
+    kinds = (torch.optim.Optimizer, *fastai.kinds())
+    optimizers = _labelled(optimizer, "optimizer", kinds, "a torch.optim.Optimizer")
     schedulers = _labelled(scheduler, "scheduler", None, "a learning-rate scheduler")
     return capture(models, optimizers, schedulers)
 

@@ -1,0 +1,1 @@
+"""freezecheck inside other tools: one thin file each, which imports its framework."""
