@@ -154,6 +154,7 @@ def _inspect(args: argparse.Namespace, target: Target | None) -> int:
     _selected(args)  # says now which rule does not exist
     command = _command(target)
     script = _script(target)
+    plan = _plan(args, target)
     settings = lint.Settings(_list(args.select), _list(args.ignore))
     config = closest(script or ".")
     if args.static:
@@ -163,7 +164,7 @@ def _inspect(args: argparse.Namespace, target: Target | None) -> int:
     with _progress(args) as on_phase:
         run = runner.run(
             command,
-            _plan(args),
+            plan=plan,
             timeout=args.timeout or runner.TIMEOUT,
             show_output=args.show_output,
             on_phase=on_phase,
@@ -178,10 +179,13 @@ def _inspect(args: argparse.Namespace, target: Target | None) -> int:
     return FINDINGS if failed else CLEAN
 
 
-def _plan(args: argparse.Namespace) -> Plan:
+def _plan(args: argparse.Namespace, target: Target | None) -> Plan:
     """How far to run, and without what."""
     from freezecheck.live.plan import Plan
 
+    if (args.steps or args.fast_forward) and target and target.function is not None:
+        option = "--steps" if args.steps else "--fast-forward"
+        raise BadInput(f"{option} needs a script that trains; a function is only called")
     return Plan(
         steps=args.steps or (None if args.fast_forward else 1),
         batches=args.fast_forward,
@@ -249,10 +253,16 @@ def _command(target: Target | None) -> list[str]:
     if target.kind == "command":
         return target.words
     first, *rest = target.words
+    function = target.function
+    if function is not None and not all(part.isidentifier() for part in function.split(".")):
+        raise BadInput(
+            f"{target.words[0]}::{function} names no function, as in: freezecheck inspect"
+            " train.py::build"
+        )
     if target.kind == "module":
-        return runner.module_command(first, rest)
+        return runner.module_command(first, rest, function)
     try:
-        command = runner.python_command(first, rest)
+        command = runner.python_command(first, rest, function)
     except ValueError as problem:
         raise BadInput(f"{problem}{_meant(first, target)}") from None
     if first.endswith((".ipynb", ".sh")):

@@ -576,7 +576,7 @@ def test_our_own_mistake_is_not_the_scripts(tmp_path):
     result = run(*python_command(str(script)))
     assert result.outcome == "failed"
     assert result.hint.startswith("freezecheck failed inside the script: TypeError: 'NoneType'")
-    assert "record.py:" in result.hint
+    assert "rounds.py:" in result.hint
     assert not out.exists()
 
 

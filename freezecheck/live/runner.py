@@ -32,6 +32,7 @@ TIMEOUT = 600.0  # seconds to the first step
 _GRACE = 3.0  # seconds without news, after the first report, for which others are waited for
 _POLL = 0.005
 _TAIL = 8192  # bytes
+_CALL = os.path.join(os.path.dirname(environment.__file__), "freezecheck_call.py")
 
 
 @dataclass(slots=True)
@@ -47,7 +48,6 @@ class Run:
     """
 
     command: tuple[str, ...]
-    plan: Plan = Plan()  # noqa: RUF009 -- it is frozen
     outcome: str = "not started"
     reports: list[Report] = field(default_factory=list)
     exit_status: int | None = None  # of the command, negative: a signal; None: it was stopped
@@ -55,11 +55,18 @@ class Run:
     seconds: float = 0.0
     where: list[Place] = field(default_factory=list)  # where processes that never stepped stood
     hint: str = ""
+    plan: Plan = Plan()  # noqa: RUF009 -- it is frozen
     weights_left_out: list[str] = field(default_factory=list)  # by --no-weights, as asked for
+    # What it was run to: "step"; of a function "call", or "backward" where one was made.
+    until: str = "step"
+    remarks: list[str] = field(default_factory=list)  # what could not be looked at
 
 
-def python_command(script: str, args: Sequence[str] = ()) -> list[str]:
-    """`python SCRIPT ARGS...` with this Python. ValueError: there is no such script."""
+def python_command(
+    script: str, args: Sequence[str] = (), function: str | None = None
+) -> list[str]:
+    """`python SCRIPT ARGS...` with this Python; or the call of a (dotted) function in the script,
+    with these ARGS in `sys.argv`. ValueError: there is no such script."""
     try:
         mode = os.stat(script).st_mode
     except OSError:
@@ -68,18 +75,24 @@ def python_command(script: str, args: Sequence[str] = ()) -> list[str]:
         raise ValueError(f"{script} is a directory: name the script in it, or use -m for a package")
     if not os.access(script, os.R_OK):
         raise ValueError(f"{script} cannot be read: permission denied")
+    if function is not None:
+        return [sys.executable, _CALL, "file", script, function, *args]
     return [sys.executable, script, *args]
 
 
-def module_command(module: str, args: Sequence[str] = ()) -> list[str]:
-    """`python -m MODULE ARGS...` with this Python."""
+def module_command(
+    module: str, args: Sequence[str] = (), function: str | None = None
+) -> list[str]:
+    """`python -m MODULE ARGS...` with this Python, or the call of a function in the module."""
+    if function is not None:
+        return [sys.executable, _CALL, "module", module, function, *args]
     return [sys.executable, "-m", module, *args]
 
 
 def run(
     command: Sequence[str],
-    plan: Plan | None = None,
     *,
+    plan: Plan | None = None,
     timeout: float = TIMEOUT,
     show_output: bool = False,
     on_phase: Callable[[str], None] | None = None,
@@ -94,7 +107,7 @@ def run(
     """
     if not command:
         raise ValueError("no command given")
-    result = Run(tuple(command), plan or Plan())
+    result = Run(tuple(command), plan=plan or Plan())
     start = time.monotonic()
     with Interrupts() as interrupts, adopting_orphans(), _folder() as folder:
         result.plan.write(folder)
@@ -115,6 +128,7 @@ def run(
             tree.stop()
         result.reports = board.reports()
         result.weights_left_out = board.weights_left_out()
+        result.until, result.remarks = board.until, board.remarks()
         result.stderr_tail = "" if show_output else _tail(folder)
         result.seconds = time.monotonic() - start
         if result.outcome == "inspected":

@@ -36,9 +36,10 @@ class Ran:
     problem: str = ""
     error_output: str = ""
     stood: tuple[Stood, ...] = ()
-    steps: int = 1  # taken
+    steps: int = 0  # taken
     ended: bool = False  # by itself
     batches: int | None = None  # to which each epoch was cut
+    until: str = "step"  # what it was run to; of a function "call", or one "backward"
 
 
 @dataclass(frozen=True, eq=False)
