@@ -39,7 +39,7 @@ class Example:
     with `# todo: FC201` marks a known gap. The word after `python` on the fence
     says what the block needs: `python` alone is a script that runs,
     `python source` is text that only the source half can judge, `python live` one
-    that only a run can,
+    that only a run can, `python ranks=2` is run by two processes of one group,
     `python needs=peft` runs where peft is installed.
     """
 

@@ -46,6 +46,8 @@ def test_example(example: Example):
     options = dict(o.partition("=")[::2] for o in example.options)
     if "source" in options:
         pytest.skip("for the source half")
+    if "ranks" in options:
+        pytest.skip("for several processes: see test_ranks.py")
     needs = options.get("needs")
     if needs and importlib.util.find_spec(needs) is None:
         pytest.skip(f"{needs} is not installed")

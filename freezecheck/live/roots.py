@@ -16,8 +16,9 @@ def live_roots(ignored: Iterable[int] = ()) -> list[Any]:
     """Modules with parameters that are no other module's child, oldest first.
 
     Forward roots would miss Lightning, whose module is never called. The class
-    is tested by `type`, since `isinstance` wakes lazy proxies. `ignored` are
-    ids of modules that are none of our business.
+    is tested by `type`, since `isinstance` wakes lazy proxies. Of several wrappers around one
+    module the newest counts: an older one may be waiting for the garbage collector.
+    `ignored` are ids of modules that are none of our business.
     """
     base = torch().nn.Module
     skip = set(ignored)
@@ -25,11 +26,12 @@ def live_roots(ignored: Iterable[int] = ()) -> list[Any]:
         o for o in gc.get_objects() if issubclass(type(o), base) and "_modules" in o.__dict__
     ]
     children = {id(child) for m in modules for child in m._modules.values() if child is not None}
-    return [
+    roots = [
         m
         for m in modules
         if id(m) not in children and id(m) not in skip and next(m.parameters(), None) is not None
     ]
+    return list({id(unwrap(root)[0]): root for root in roots}.values())
 
 
 def names(objects: Iterable[Any], fallback: str) -> dict[str, Any]:

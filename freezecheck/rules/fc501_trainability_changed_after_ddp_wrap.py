@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import dropwhile
 
 from freezecheck import account, snapshot, timeline
 from freezecheck.finding import Finding, Note, Severity, Site
 from freezecheck.program import BACKWARD, WRAP, Event, Param, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot, summarise
-from freezecheck.timeline import FLAG, REPLACE, Timeline
+from freezecheck.timeline import FLAG, REPLACE, STEP, Timeline
 
 _DDP = "DistributedDataParallel"
 
@@ -49,6 +50,24 @@ class TrainabilityChangedAfterDdpWrap(Rule):
             optimizer.zero_grad()
             torch.nn.functional.cross_entropy(model(x), y).backward()
             optimizer.step()
+    ```
+
+    The same in two processes:
+
+    ```python ranks=2
+    import torch
+    from torch import nn
+    from torch.nn.parallel import DistributedDataParallel as DDP
+
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
+    model[0].requires_grad_(False)
+    ddp = DDP(model)
+    for step in range(4):
+        if step == 2:
+            model[0].requires_grad_(True)  # <- FC501
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
+        ddp(torch.randn(4, 16)).square().mean().backward()
+        optimizer.step()
     ```
 
     Frozen behind the wrapper:
@@ -123,8 +142,7 @@ class TrainabilityChangedAfterDdpWrap(Rule):
     In a text: which parameters require grad is known where the wrapper is built, and known to
     be otherwise at a `backward()` before the model is wrapped again. A freeze counts only if
     other parameters behind the same wrapper still train, and if the wrapper was not told to
-    look for unused parameters. (`static_graph=True` finds them too, if frozen before the
-    first step.)
+    look for unused parameters. With `static_graph=True` it looks once, at the first step.
 
     ## Limits
 
@@ -151,9 +169,10 @@ class TrainabilityChangedAfterDdpWrap(Rule):
                 yield self._unfrozen(now, wrap, site, params)
             gone = [p for p in behind if not p.trainable and _symbol(now, p) in wrap.names]
             going = any(p.trainable and _symbol(now, p) in wrap.names for p in behind)
-            if going and not wrap.data["unused"] and not (wrap.data["static"] and _first(now)):
+            if going and not wrap.data["unused"]:
                 for site, params in _by_line(now, past, wrap, gone, False).items():
-                    yield self._frozen(now, wrap, site, params)
+                    if site is not None or not wrap.data["static"]:
+                        yield self._frozen(now, wrap, site, params)
 
     def _unfrozen(
         self,
@@ -273,20 +292,19 @@ def _by_line(
     params: Sequence[snapshot.Param],
     value: bool,
 ) -> dict[Site | None, list[snapshot.Param]]:
-    """Parameters by the line that changed them, the last one since the wrapper was built."""
+    """Parameters by the line that changed them, the last one since the wrapper took them:
+    when it was built, or at the first step, where the graph was said to be static."""
+    since = past.events[past.order(wrap) + 1 :]
+    if wrap.data["static"] and not value:
+        since = tuple(dropwhile(lambda event: event.kind != STEP, since))
     lines: dict[str, Site | None] = {}
-    for event in past.events[past.order(wrap) + 1 :]:
+    for event in since:
         if (event.kind == FLAG and event.value is value) or (event.kind == REPLACE and value):
             lines.update(dict.fromkeys(event.names, event.site))
     found: dict[Site | None, list[snapshot.Param]] = defaultdict(list)
     for param in params:
         found[lines.get(_symbol(now, param))].append(param)
     return found
-
-
-def _first(now: Snapshot) -> bool:
-    """No optimizer has stepped yet."""
-    return not any(o.stepped for o in now.optimizers)
 
 
 def _symbol(now: Snapshot, param: snapshot.Param) -> str:
