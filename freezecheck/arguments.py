@@ -211,6 +211,9 @@ def _inspect_parser(commands: Any) -> None:
         "--fake", action="store_true", help="tensors take no memory and hold no values"
     )
     parser.add_argument(
+        "--sandbox", action="store_true", help="discard every file that the run writes (Linux)"
+    )
+    parser.add_argument(
         "--static", action="store_true", help="run nothing: only say what the text shows"
     )
     parser.add_argument(

@@ -183,6 +183,8 @@ def _plan(args: argparse.Namespace, target: Target | None) -> Plan:
     """How far to run, and without what."""
     from freezecheck.live.plan import Plan
 
+    if args.sandbox and not sys.platform.startswith("linux"):
+        raise BadInput("--sandbox needs Linux: it discards what is written in a mount namespace")
     if (args.steps or args.fast_forward) and target and target.function is not None:
         option = "--steps" if args.steps else "--fast-forward"
         raise BadInput(f"{option} needs a script that trains; a function is only called")
@@ -191,6 +193,7 @@ def _plan(args: argparse.Namespace, target: Target | None) -> Plan:
         batches=args.fast_forward,
         weights=not args.no_weights,
         fake=args.fake,
+        sandbox=args.sandbox,
     )
 
 

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from freezecheck.live import downloads, frames, plan, values
+from freezecheck.live import downloads, frames, leash, plan, values
 from freezecheck.live.patches import Patches
 from freezecheck.live.plan import Plan
 from freezecheck.live.record import Recorder
@@ -92,11 +92,13 @@ def start(folder: str, note: Note) -> None:
 def _prepare(wanted: Plan, folder: str, note: Note) -> None:
     """What the run is to do otherwise than by itself."""
     patches = Patches()  # for good: the process ends with the run
+    if not wanted.watch:
+        leash.tie(os.path.join(folder, ALIVE))
     if wanted.batches is not None:
         from freezecheck.live import shortened
 
         shortened.install(patches, wanted.batches, note)
-    if wanted.batches is not None and not wanted.watch:
+    if wanted.batches is not None and not wanted.watch and not wanted.sandbox:
         from freezecheck.live import diverted
 
         diverted.install(patches, os.path.join(folder, "files"), note)

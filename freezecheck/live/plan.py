@@ -20,6 +20,7 @@ class Plan:
     batches: int | None = None  # to which each loader's epochs are cut; None: whole epochs
     weights: bool = True  # False: pretrained weights are not fetched
     fake: bool = False  # tensors without storage
+    sandbox: bool = False  # every file that is written is discarded
     watch: bool = False  # the run is for real: nothing is stopped, cut or kept from it
 
     @property

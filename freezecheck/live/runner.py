@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -20,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from freezecheck.live import hints
+from freezecheck.live import hints, sandbox
 from freezecheck.live.board import PHASES, Board, Place, Report
 from freezecheck.live.boot import freezecheck_environment as environment
 from freezecheck.live.child import ALIVE, CWD
@@ -113,7 +114,8 @@ def run(
         result.plan.write(folder)
         board, tree = Board(folder), Tree(folder)
         try:
-            tree.root = _start(command, folder, show_output)
+            words = _sandboxed(command, folder) if result.plan.sandbox else command
+            tree.root = _start(words, folder, show_output)
         except OSError as error:
             result.hint = hints.not_started(command, error)
             return result
@@ -126,6 +128,9 @@ def run(
         finally:
             interrupts.hold()
             tree.stop()
+        if result.plan.sandbox and (problem := sandbox.problem(folder)):
+            result.outcome, result.hint = "not started", problem
+            return result
         result.reports = board.reports()
         result.weights_left_out = board.weights_left_out()
         result.until, result.remarks = board.until, board.remarks()
@@ -155,6 +160,13 @@ def _folder() -> Iterator[str]:
             yield folder
         finally:
             os.close(held)
+
+
+def _sandboxed(command: Sequence[str], folder: str) -> list[str]:
+    """The command in its sandbox. OSError: there is no such command."""
+    if shutil.which(command[0]) is None:
+        raise FileNotFoundError(command[0])
+    return sandbox.wrapped(command, folder)
 
 
 def _start(command: Sequence[str], folder: str, show_output: bool) -> subprocess.Popen[bytes]:
