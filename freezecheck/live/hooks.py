@@ -11,7 +11,7 @@ from itertools import chain
 from types import GeneratorType
 from typing import Any
 
-from freezecheck.live import frames, ranks, values, watched
+from freezecheck.live import fastai, frames, ranks, values, watched
 from freezecheck.live.patches import Patches
 from freezecheck.live.record import Recorder
 from freezecheck.live.traits import HEADS, traits
@@ -54,6 +54,7 @@ def install(recorder: Recorder, patches: Patches) -> None:
     """Put every hook in place; `patches.undo()` takes them out."""
     torch = values.torch()
     _steps(recorder, patches, torch)
+    fastai.install(recorder, patches)
     _optimizers(recorder, patches, torch)
     _schedulers(recorder, patches, torch)
     _flags(recorder, patches, torch)

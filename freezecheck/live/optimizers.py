@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from freezecheck.live import schedulers, values
+from freezecheck.live import fastai, schedulers, values
 from freezecheck.live.seen import Seen
 from freezecheck.live.traits import qualified
 from freezecheck.snapshot import FOREIGN, Group, Held, Optimizer, Param, Snapshot
@@ -34,11 +34,13 @@ _ONE_TYPE = ("Adam", "AdamW", "Adamax", "NAdam", "RAdam")
 
 
 def unwrap(optimizer: Any) -> Any:
-    """The torch optimizer inside accelerate's or Lightning's wrapper.
+    """The optimizer inside accelerate's, Lightning's or fastai's wrapper.
 
     Wrappers share the inner optimizer's `param_groups`, and may be optimizers
-    in class only, so they are told by that identity.
+    in class only, so they are told by that identity; fastai's make groups of their own.
     """
+    if (within := fastai.inner(optimizer)) is not None:
+        return unwrap(within)
     for attribute in ("optimizer", "_optimizer"):
         inner = getattr(optimizer, attribute, None)
         groups = getattr(inner, "param_groups", None)
@@ -64,7 +66,7 @@ def capture(
         for index, (optimizer, outer) in enumerate(zip(real.values(), whole))
     }
     for optimizer in real.values():  # some optimizers lend their groups to another object
-        for group in optimizer.param_groups:
+        for group in () if fastai.is_optimizer(optimizer) else optimizer.param_groups:
             positions.setdefault(id(group), positions[id(optimizer)])
     for label, scheduler in scheds.items():
         record = schedulers.capture(label, scheduler, positions)
@@ -113,18 +115,19 @@ def _optimizer(
     part_of: int | None,
 ) -> Optimizer:
     family = _family(optimizer)
+    groups = optimizer.param_groups
     record = Optimizer(
         label,
         qualified(type(optimizer)),
         bool(family),
         family=family,
-        defaults=_scalars(optimizer.defaults),
+        defaults=_scalars(getattr(optimizer, "defaults", groups[0] if groups else {})),
         stepped=bool(optimizer.state),
         part_of=part_of,
     )
     if part_of is not None:
         return record
-    for number, group in enumerate(optimizer.param_groups):
+    for number, group in enumerate(groups):
         record.groups.append(_group(now, known, index, number, record, optimizer, group, seen))
     if family == "LBFGS":
         record.converged = _converged(optimizer)
@@ -145,7 +148,7 @@ def _group(
     tensors = group["params"]
     result = Group(
         values.number(group.get("lr", 0.0)),
-        values.number(group.get("weight_decay", 0.0) or 0.0),
+        values.number(group.get("weight_decay", group.get("wd")) or 0.0),
         len(tensors),
         0,
         _scalars(group),

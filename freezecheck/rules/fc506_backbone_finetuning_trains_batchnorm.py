@@ -115,9 +115,10 @@ class BackboneFinetuningTrainsBatchnorm(Rule):
 
     ## How it is found
 
-    In a recorded run: the trainer has such a callback, and in a stage whose other parameters are
-    all frozen BatchNorm layers are trainable and run in train mode. With
-    `train_bn=False`, which says that this is not wanted, it is a warning.
+    In a recorded run: the trainer has such a callback, or fastai's `freeze()` was called, and
+    in a stage whose other parameters are all frozen BatchNorm layers are trainable and run in
+    train mode. With `BackboneFinetuning(train_bn=False)`, which says that this is not wanted, it
+    is a warning.
 
     In a text: the module's life in `trainer.fit` is gone through with its callbacks, and
     the layers that the callback spares are known, trainable and in train mode at the first
@@ -126,8 +127,8 @@ class BackboneFinetuningTrainsBatchnorm(Rule):
 
     ## Limits
 
-    fastai's `Learner.freeze()` does the same, but its optimizer is not torch's and is not
-    recorded: the text alone tells.
+    With `Learner(train_bn=False)` fastai freezes the layers' weights, but their running
+    statistics still move: that is FC401's to tell.
 
     ## References
 
@@ -141,7 +142,7 @@ class BackboneFinetuningTrainsBatchnorm(Rule):
     explains = ("FC201", "FC401")
 
     def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
-        fact = next((e for e in past.of(FACT) if e.value == "lightning-finetuning"), None)
+        fact = next((e for e in past.of(FACT) if e.value in _FREEZES), None)
         if fact is None:
             return
         for index in range(len(now.models)):
@@ -159,7 +160,7 @@ class BackboneFinetuningTrainsBatchnorm(Rule):
                     " running statistics move from the first step.",
                     site=event.site,
                     symbol=event.value,
-                    fix="make the Learner with train_bn=False, if they are meant to stay",
+                    fix=_FREEZES["fastai-freeze"],
                 )
         for event in world.of(program.FLAG):
             if event.data.get("via") != "finetuning" or event.value is not True:
@@ -191,7 +192,7 @@ class BackboneFinetuningTrainsBatchnorm(Rule):
         paths = {norm.path for norm in left}
         own = [p for p in now.of_model(index) if p.module in paths]
         moving = "weights and running statistics" if any(p.held for p in own) else "statistics"
-        unheeded = fact.data["train_bn"] is False
+        unheeded = fact.data.get("train_bn") is False
         option = _UNHEEDED if unheeded else ""
         names = [now.path(index, norm.path) for norm in left]
         return self.finding(
@@ -200,7 +201,7 @@ class BackboneFinetuningTrainsBatchnorm(Rule):
             + option,
             site=_site(now, past, {now.path(index, p.name) for p in own}),
             symbol=names[0],
-            fix=_FIX,
+            fix=_FREEZES[fact.value],
             severity=Severity.WARNING if unheeded else self.severity,
             subject=model.label if _nothing_else_missing(now, index, own) else (),
         )
@@ -211,6 +212,12 @@ _FIX = (
     "freeze the backbone in freeze_before_training() with requires_grad_(False), and put it in"
     " eval mode at the start of each epoch until it is unfrozen"
 )
+
+# Who freezes all but BatchNorm -> what to do where that is not meant.
+_FREEZES = {
+    "lightning-finetuning": _FIX,
+    "fastai-freeze": "make the Learner with train_bn=False, if they are meant to stay",
+}
 
 
 def _trains(param: program.Param, step: program.Event) -> bool:
