@@ -10,7 +10,7 @@ from freezecheck.program import Event as Did
 from freezecheck.program import Module, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Norm, Snapshot
-from freezecheck.timeline import MODE, Event, Timeline
+from freezecheck.timeline import FLAG, MODE, Event, Timeline
 
 
 class BatchnormEvalUndone(Rule):
@@ -130,7 +130,7 @@ class BatchnormEvalUndone(Rule):
     In a recorded run, from the order of the `eval()` and `train()` calls that cover a layer
     and its mode in the training forward. An `eval()` on the whole model is no such call: that
     is a validation. An `eval()` on a part counts for the frozen layers in it, one on a norm
-    layer itself for every layer.
+    layer itself for every layer. Layers that were unfrozen after their `eval()` are meant to train.
 
     On finished objects, before the first backward: frozen layers in eval mode in a model in
     train mode, of which the model's own `train()`, tried on a copy, puts them back. Whether
@@ -207,7 +207,7 @@ class BatchnormEvalUndone(Rule):
             if norm.updates_statistics and (id(norm) in frozen or path in parts):
                 wanted = parts if id(norm) in frozen else {path}
                 pair = _last_pair(past.modes(path), wanted)
-                if pair:
+                if pair and not _unfrozen(past, pair[0], _own(now, norm)):
                     found.setdefault(norm.model, []).append((norm, *pair))
         for index, undone in found.items():
             norms = [norm for norm, _, _ in undone]
@@ -259,6 +259,21 @@ def _last_pair(events: Iterator[Event], parts: set[str]) -> tuple[Event, Event] 
         elif event.value and put and not back:
             back = event
     return (put, back) if put and back else None
+
+
+def _own(now: Snapshot, norm: Norm) -> set[str]:
+    """The names of a layer's own parameters, as events give them."""
+    params = now.of_model(norm.model)
+    return {now.path(norm.model, p.name) for p in params if p.module == norm.path}
+
+
+def _unfrozen(past: Timeline, put: Event, names: set[str]) -> bool:
+    """Parameters with these names were unfrozen after they were put in eval mode: that they
+    train is then meant."""
+    events = iter(past.events)
+    return any(e is put for e in events) and any(
+        e.kind == FLAG and e.value and not names.isdisjoint(e.names) for e in events
+    )
 
 
 def _undoing(
