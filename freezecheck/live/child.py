@@ -74,13 +74,13 @@ def start(folder: str, note: Note) -> None:
 
     wanted = plan.read(folder)
     recorder = Recorder(ready, None if wanted.watch else wanted.steps)
-    if not wanted.first_step:
-        _go_on(recorder, folder, note)
     recorder.on_optimizer = optimizer
     recorder.on_backward = backward
     for name in ("before_step", "after_step"):
         setattr(recorder, name, guarded(getattr(recorder, name)))
     _prepare(wanted, folder, note)
+    if not wanted.first_step:
+        _go_on(recorder, folder, note)
     if not wanted.watch:
         atexit.register(downloads.tell, note)
     # Models are found among all live objects, of which torch alone makes 250,000;
