@@ -46,6 +46,8 @@ def _in_run(rule: Rule, phases: Sequence[Phase], past: Timeline) -> Iterator[Fin
         late = phase is not phases[0]
         fresh = []
         for finding in rule.in_snapshot(phase.snapshot, past.until(phase.events)):
+            if not rule.stands(finding, phase, phases):
+                continue
             same = {finding.symbol, (finding.site, finding.message)} - {None}
             if known.isdisjoint(same):
                 yield replace(finding, step=phase.first) if late else finding

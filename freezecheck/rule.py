@@ -94,6 +94,11 @@ class Rule:
         to be so (empty where nothing was recorded)."""
         return ()
 
+    def stands(self, finding: Finding, phase: Phase, phases: Sequence[Phase]) -> bool:
+        """Whether a finding about the snapshot of one phase is still worth telling when all
+        phases of the run so far are known."""
+        return True
+
     def in_phases(self, phases: Sequence[Phase], past: Timeline) -> Iterable[Finding]:
         """Findings that show where the phases of a run are compared; there are at least two."""
         return ()

@@ -241,6 +241,7 @@ class Optimizer:
     defaults: dict[str, Any] = field(default_factory=dict)
     stepped: bool = False  # holds state from an earlier step
     closure: bool = False  # its step is driven by a closure
+    turns: int = 0  # in a recorded run: steps since the phase began
     idle: bool = False  # in a recorded run: never stepped while another one was
     dropped: bool = False  # in a recorded run: nothing but a scheduler refers to it any more
     converged: bool | None = None  # LBFGS: its gradients are within its tolerance

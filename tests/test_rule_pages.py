@@ -10,7 +10,7 @@ import pytest
 from recording import record
 
 from freezecheck import catalogue, rules
-from freezecheck.check import check_source
+from freezecheck.check import check, check_source
 from freezecheck.rule import SECTIONS, Example, Rule
 from freezecheck.source.analysis import analyze
 
@@ -42,7 +42,8 @@ def test_page_is_complete(rule: Rule):
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=str)
 def test_example(example: Example):
-    """Bad fires on exactly the marked lines, with no other rule; Good is silent."""
+    """Run to its end, Bad fires on exactly the marked lines, with no other rule; Good is silent.
+    To stop at the first step may show less, and never anything else."""
     options = dict(o.partition("=")[::2] for o in example.options)
     if "source" in options:
         pytest.skip("for the source half")
@@ -52,11 +53,16 @@ def test_example(example: Example):
     if needs and importlib.util.find_spec(needs) is None:
         pytest.skip(f"{needs} is not installed")
     filename = f"{example}.py"
-    findings = record(example.code, filename).findings()
+    run = record(example.code, filename, steps=None)
+    findings = run.findings()
     found = sorted((f.site.line if f.site else 0, f.code) for f in findings)
     assert found == sorted(example.expected), [str(f.message) for f in findings]
     assert not set(found) & set(example.gaps), "a known gap is closed: unmark it"
     assert all(f.site is None or f.site.path == filename for f in findings)
+    for phase in run.phases[:1]:
+        early = check(RULES, timeline=run.timeline.until(phase.events), phases=[phase])
+        lines = {(f.site.line if f.site else 0, f.code) for f in early}
+        assert lines <= set(found), [str(f.message) for f in early]
 
 
 BY_CODE = {rule.code: rule for rule in RULES}

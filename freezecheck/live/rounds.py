@@ -47,6 +47,8 @@ class Round:
         """The setup as of the last look, with all that the round has kept."""
         self.snapshot = snapshot
         self._captured = [weakref.ref(o) for o in optimizers]
+        for record, reference in zip(snapshot.optimizers, self._captured):
+            record.turns = self.steps[id(reference())]
 
     def stepped(self, optimizer: Any, every: Iterable[Any]) -> bool:
         """Count a step; whether all of `every` optimizer have had their turn."""

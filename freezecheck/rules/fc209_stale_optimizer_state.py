@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from freezecheck import account, gradients, held, leftover, program
 from freezecheck.finding import Finding, Severity, Site
-from freezecheck.program import Event, Optimizer, World
+from freezecheck.phases import Phase
+from freezecheck.program import Event, World
 from freezecheck.rule import Rule
-from freezecheck.snapshot import Param, Snapshot, count, summarise
+from freezecheck.snapshot import FOREIGN, Optimizer, Param, Snapshot, count, summarise
 from freezecheck.story import story
-from freezecheck.timeline import FLAG, STEP, Timeline
+from freezecheck.timeline import Timeline
+
+_TURNS = 2  # rests of a single step each that are no schedule any more
 
 
 class StaleOptimizerState(Rule):
@@ -83,9 +87,10 @@ class StaleOptimizerState(Rule):
 
     ## How it is found
 
-    In a recorded run: the optimizer stepped, the flag went off, the optimizer stepped on,
-    the flag came back, and the state has seen more steps than there were since then. Frozen
-    parameters with moments other than zero are seen in any snapshot.
+    In a recorded run of some steps: the optimizer trained the parameter in one phase, others
+    while it was frozen in a later one, and holds state for it when it comes back. Frozen
+    parameters with moments other than zero are seen in any snapshot, and told of in a run if
+    they stay frozen to its end.
 
     In a text, the same order of events, for an optimizer that keeps moments for certain
     (Adam and its kin, SGD with momentum), and that steps again afterwards. It is silent where
@@ -95,10 +100,10 @@ class StaleOptimizerState(Rule):
     ## Limits
 
     Without a record, a parameter that was unfrozen again looks like one that was unfrozen
-    late, whose step count lags for a good reason; nothing is said of either, nor of
-    optimizers that count no steps (SGD). Moments of a parameter that stays frozen do no
-    harm, so they are an info. The first optimizer step shows neither, unless the state was
-    loaded.
+    late, whose step count lags for a good reason; nothing is said of either. Moments of a
+    parameter that stays frozen do no harm, so they are an info. The first optimizer step
+    shows neither, unless the state was loaded. Parts that take turns, step by step, are left
+    alone.
 
     ## References
 
@@ -113,39 +118,54 @@ class StaleOptimizerState(Rule):
 
     def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
         for index in now.active:
-            optimizer = now.optimizers[index]
-            if not optimizer.stepped or index in now.paused:
+            if not now.optimizers[index].stepped or index in now.paused:
                 continue
-            resumed = _resumed(past, optimizer.label) if past.events else {}
-            if resumed:
-                yield from self._resumed(now, past, index, resumed)
             kept = [p for p in now.frozen if _moments(p, index) == "nonzero"]
             if kept:
                 yield self._kept(now, past, index, kept)
 
+    def stands(self, finding: Finding, phase: Phase, phases: Sequence[Phase]) -> bool:
+        """Moments that are kept are worth telling of what rests to the end of the run."""
+        after = (p.snapshot for p in phases if p.first > phase.first)
+        return not any(
+            now.path(p.model, p.name) == finding.symbol for now in after for p in now.trainable
+        )
+
+    def in_phases(self, phases: Sequence[Phase], past: Timeline) -> Iterator[Finding]:
+        told: set[str] = set()
+        for number, phase in enumerate(phases):
+            now = phase.snapshot
+            for index in now.active:
+                resumed = [
+                    (name, param)
+                    for name, param in _trained(now, index).items()
+                    if name not in told
+                    and _is_kept(param, index, now.optimizers[index])
+                    and _rested(phases[:number], now.optimizers[index].label, name)
+                ]
+                if resumed:
+                    told.update(name for name, _ in resumed)
+                    yield self._resumed(phase, past.until(phase.events), index, resumed)
+
     def _resumed(
-        self, now: Snapshot, past: Timeline, index: int, resumed: dict[str, tuple[Site | None, int]]
-    ) -> Iterator[Finding]:
-        optimizer = now.optimizers[index]
-        stale = []
-        for param in now.trainable:
-            name = now.path(param.model, param.name)
-            # State that was dropped has seen the steps since then alone.
-            kept = name in resumed and _steps(param, index) > resumed[name][1]
-            if kept and _moments(param, index):
-                stale.append((name, param))
-        if stale:
-            names = [name for name, _ in stale]
-            yield self.finding(
-                f"{count(len(names), 'tensor')} ({sum(p.numel for _, p in stale):,} parameters) in"
-                f" {optimizer.label} were trained, frozen and unfrozen again: {summarise(names)}."
-                " The optimizer kept their moments, and applies them as if nothing had happened.",
-                site=resumed[names[0]][0],
-                symbol=names[0],
-                notes=story(past, names, [optimizer.label]),
-                fix=_REMEDY,
-                subject=(optimizer.label, *_models(now, [p for _, p in stale])),
-            )
+        self, phase: Phase, past: Timeline, index: int, resumed: Sequence[tuple[str, Param]]
+    ) -> Finding:
+        optimizer = phase.snapshot.optimizers[index]
+        names, params = [name for name, _ in resumed], [param for _, param in resumed]
+        flag = past.written(names, True)
+        return self.finding(
+            f"{count(len(names), 'tensor')} ({sum(p.numel for p in params):,} parameters) in"
+            f" {optimizer.label} {'was' if len(names) == 1 else 'were'} trained, frozen and unfrozen"
+            f" again: {summarise(names)}. The optimizer kept"
+            f" {'its' if len(names) == 1 else 'their'} moments, and applies them as if nothing had"
+            " happened.",
+            site=flag.site if flag else optimizer.site,
+            symbol=names[0],
+            notes=story(past, names, [optimizer.label]),
+            fix=_REMEDY,
+            subject=(optimizer.label, *_models(phase.snapshot, params)),
+            step=phase.first,
+        )
 
     def _kept(self, now: Snapshot, past: Timeline, index: int, kept: Sequence[Param]) -> Finding:
         optimizer = now.optimizers[index]
@@ -207,7 +227,7 @@ def _unfrozen_again(
     events: list[Event],
     before: dict[int, list[Event]],
     theirs: leftover.Holdings,
-    optimizer: Optimizer,
+    optimizer: program.Optimizer,
     param: program.Param,
 ) -> tuple[Event, Event] | None:
     """The line that unfreezes a parameter again, with steps of the optimizer on it before it was
@@ -237,32 +257,42 @@ def _unfrozen_again(
     return None
 
 
-def _resumed(past: Timeline, label: str) -> dict[str, tuple[Site | None, int]]:
-    """Parameters that were frozen and unfrozen again, with steps of the optimizer before and
-    between: the line that unfroze them, and the steps since then."""
-    steps = 0
-    frozen: dict[str, int] = {}  # name -> steps taken when it was frozen
-    found: dict[str, tuple[Site | None, int]] = {}
-    for event in past.events:
-        if event.kind == STEP and event.subject == label:
-            steps += 1
-        elif event.kind == FLAG and not event.value:
-            for name in event.names:
-                frozen.setdefault(name, steps)
-        elif event.kind == FLAG:
-            for name in event.names:
-                if 0 < frozen.pop(name, steps) < steps:
-                    found[name] = (event.site, steps)
-    return {name: (site, steps - then) for name, (site, then) in found.items()}
+def _trained(now: Snapshot, index: int) -> dict[str, Param]:
+    """The parameters of a model that an optimizer trains, by name."""
+    return {
+        now.path(p.model, p.name): p
+        for p in now.of_optimizer(index)
+        if p.trainable and p.model != FOREIGN
+    }
+
+
+def _is_kept(param: Param, index: int, optimizer: Optimizer) -> bool:
+    """Its state is older than the phase, which has just begun."""
+    held = next(h for h in param.held if h.optimizer == index)
+    if held.moments in (None, "zero"):
+        return False
+    taken = optimizer.turns + optimizer.closure
+    return held.step > taken if held.step else not taken
+
+
+def _rested(before: Sequence[Phase], label: str, name: str) -> bool:
+    """The optimizer trained this parameter, and then others while it was frozen. What rests
+    for single steps, again and again, takes turns with others."""
+    flags: list[tuple[bool, Phase]] = []
+    for phase in before:
+        now = phase.snapshot
+        at = next((i for i in now.active if now.optimizers[i].label == label), None)
+        if at is None or at in now.paused:
+            continue
+        held = (p for p in now.of_optimizer(at) if now.path(p.model, p.name) == name)
+        flags += [(p.trainable, phase) for p in held]
+    rests = [p for (was, _), (flag, p) in pairwise(flags) if was and not flag]
+    in_turn = len(rests) > _TURNS and all(p.first == p.last for p in rests)
+    return bool(rests) and not flags[-1][0] and not in_turn
 
 
 def _moments(param: Param, optimizer: int) -> str | None:
     return next((h.moments for h in param.held if h.optimizer == optimizer), None)
-
-
-def _steps(param: Param, optimizer: int) -> float:
-    """Steps that its state has seen; 0 where none are counted, as in SGD."""
-    return next((h.step for h in param.held if h.optimizer == optimizer and h.step), 0)
 
 
 def _models(now: Snapshot, params: Sequence[Param]) -> dict[str, None]:

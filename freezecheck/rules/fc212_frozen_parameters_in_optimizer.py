@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from freezecheck import account, held, program
 from freezecheck.finding import Finding, Severity
+from freezecheck.phases import Phase
 from freezecheck.program import Optimizer, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import FOREIGN, Param, Snapshot, count, summarise
@@ -60,9 +61,9 @@ class FrozenParametersInOptimizer(Rule):
     ## How it is found
 
     From the flags of the tensors in each group. Where a gradient is left on one of them,
-    FC206 says what moves. In a text, they are frozen at every step of the optimizer, beside
-    others that train; an optimizer of which something is unfrozen later holds it for that, and
-    is left alone.
+    FC206 says what moves. An optimizer of which something is frozen or unfrozen in the course of
+    the run holds it for that, and is left alone. In a text likewise: they are frozen at every step of the optimizer, beside
+    others that train, and nothing in it is unfrozen later.
 
     ## Limits
 
@@ -86,6 +87,18 @@ class FrozenParametersInOptimizer(Rule):
             owned = [p for p in frozen if p.model != FOREIGN]
             if owned and len(frozen) < sum(g.tensors - g.duplicates for g in groups):
                 yield self._about(now, past, index, owned)
+
+    def stands(self, finding: Finding, phase: Phase, phases: Sequence[Phase]) -> bool:
+        """Not where it holds them for a later phase, or still holds what an earlier one trained."""
+        flags: dict[str, set[bool]] = {}
+        for now in (p.snapshot for p in phases):
+            for index, optimizer in enumerate(now.optimizers):
+                if optimizer.label in finding.subject:
+                    for param in now.of_optimizer(index):
+                        flags.setdefault(now.path(param.model, param.name), set()).add(
+                            param.trainable
+                        )
+        return all(len(seen) == 1 for seen in flags.values())
 
     def _about(self, now: Snapshot, past: Timeline, index: int, frozen: Sequence[Param]) -> Finding:
         optimizer = now.optimizers[index]
