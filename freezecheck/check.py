@@ -44,7 +44,7 @@ def _in_run(rule: Rule, phases: Sequence[Phase], past: Timeline) -> Iterator[Fin
     known: set[object] = set()
     for phase in phases:
         late = phase is not phases[0]
-        fresh = []
+        fresh: list[object] = []
         for finding in rule.in_snapshot(phase.snapshot, past.until(phase.events)):
             if not rule.stands(finding, phase, phases):
                 continue

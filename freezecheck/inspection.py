@@ -36,7 +36,7 @@ def checked(
         )
         for r in used
     )
-    across = check_ranks(live, ((r.timeline, r.phases, r.snapshot) for r in used))
+    across = check_ranks(live, ((r.timeline, r.phases, r.snapshot) for r in run.reports))
     if across:
         findings = without_consequences(merge([findings, across]), rules)
     if source:

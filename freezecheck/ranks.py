@@ -6,9 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from freezecheck.phases import Phase
-from freezecheck.records import dataclass
+from freezecheck.records import dataclass, replace
 from freezecheck.snapshot import Param, Shared, Snapshot
-from freezecheck.timeline import BACKWARD, STEP, Timeline
+from freezecheck.timeline import BACKWARD, FLAG, OPTIMIZER, REPLACE, STEP, WRAP, Timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +57,26 @@ def moments(records: Iterable[Record]) -> Iterator[tuple[int, list[Rank]]]:
             reached = tuple(len([*past.of(kind)]) for kind in (BACKWARD, STEP))
             waiting[reached].append(Rank(snapshot.rank, snapshot, past, exact=False))
     for ranks in waiting.values():
-        yield 0, ranks
+        yield 0, [*ranks, *_ahead(ranks[0], stepped)]
     for step in sorted({phase.first for _, phases in stepped for phase in phases}):
         ranks = [rank for past, phases in stepped for rank in _at(step, past, phases)]
         yield step, ranks
+
+
+def _ahead(behind: Rank, stepped: Iterable[tuple[Timeline, Sequence[Phase]]]) -> Iterator[Rank]:
+    """Processes at their first step, where another waits for them, perhaps for ever, that had
+    settled all when they built an optimizer: from there on the waiting one has been heard."""
+    for past, phases in stepped:
+        for rank in _at(1, past, phases[:1]):
+            events = iter(rank.past.events)
+            _ = any(event.kind == OPTIMIZER for event in events)  # up to there
+            settled = not any(event.kind in (FLAG, REPLACE, WRAP) for event in events)
+            if settled and _what(rank) == _what(behind):
+                yield replace(rank, exact=False)
+
+
+def _what(rank: Rank) -> list[object]:
+    return [(shared.by, shared.ranks, shared.names) for shared in rank.now.shared]
 
 
 def _at(step: int, past: Timeline, phases: Sequence[Phase]) -> Iterator[Rank]:

@@ -35,8 +35,8 @@ class RanksDisagree(Rule):
     shape, it averages the gradients of one layer with those of the other. If the gradients were
     not averaged at all, or the weights loaded in one process alone, each
     trains a model of its own. The loss falls all the same, and the checkpoint is that of
-    one process, which has seen a part of the data. Sharded models wait for one another instead,
-    and hang.
+    one process, which has seen a part of the data. Sharded models may wait for one another
+    instead, for ever.
 
     ## Bad
 
@@ -171,7 +171,8 @@ class RanksDisagree(Rule):
             "Gradients are averaged in the order of the trainable parameters: those of one are mixed"
             " with those of another."
             if by == _DDP
-            else "A process that reduces a gradient waits for the others, which never come to it."
+            else "Gradients of one are mixed with those of another, or a process waits for ever for"
+            " the others to reduce what they do not."
         )
         yield self._finding(
             group,
