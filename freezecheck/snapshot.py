@@ -297,6 +297,11 @@ class Snapshot:
     recorded: bool = False  # taken in a recorded run, at an optimizer step
     torch: str = ""  # torch's version
 
+    @property
+    def place(self) -> str:
+        """`rank 1 of 2`; empty in a process that is alone."""
+        return f"rank {self.rank} of {self.world}" if self.world > 1 else ""
+
     @cached_property
     def owned(self) -> list[Param]:
         """Parameters that a model owns."""

@@ -189,7 +189,9 @@ def _list(names: list[str]) -> str:
 
 def _explain(failures: list[str], findings: list[Finding], report: Report) -> str:
     """Everything that a reader of the failed test needs."""
-    lines = [f"freezecheck: {count(len(failures) + len(findings), 'problem')} in this setup"]
+    problems = count(len(failures) + len(findings), "problem")
+    place = report.snapshot.place
+    lines = [f"freezecheck: {problems} in this setup{f', in {place}' if place else ''}"]
     lines += [f"  intent: {failure}" for failure in failures]
     for finding in findings:
         lines.append(f"  {finding.code} {finding.name} ({finding.severity}): {finding.message}")

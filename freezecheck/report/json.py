@@ -61,7 +61,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "summary": _summary(report.findings),
     }
     for number, now in enumerate(report.snapshots):
-        rank = ranks[number] if number < len(ranks) else None
+        rank = ranks[number] if number < len(ranks) else now.rank
         offset = len(result["optimizers"])
         result["models"] += [_model(now, i, m, rank, offset) for i, m in enumerate(now.models)]
         result["optimizers"] += [

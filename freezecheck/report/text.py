@@ -151,6 +151,8 @@ def _closing(report: Report, width: int) -> Iterator[Line]:
     yield _tally(report)
     for remark in report.left_out:
         yield from wrap(remark, width)
+    if report.snapshot.place and not report.ran:
+        yield line(f"inspected in {report.snapshot.place}")
     if report.ran:
         yield from wrap(describe(report.ran), width)
 
