@@ -176,14 +176,18 @@ def _inspect_parser(commands: Any) -> None:
         help="run a training script to its first optimizer step and say what is wrong with it",
         usage="freezecheck inspect [OPTIONS] SCRIPT [ARGS...]\n"
         "       freezecheck inspect [OPTIONS] -m MODULE [ARGS...]\n"
+        "       freezecheck inspect [OPTIONS] SCRIPT::FUNCTION [ARGS...]\n"
         "       freezecheck inspect [OPTIONS] -- COMMAND [ARGS...]",
         description="Runs your unmodified script as Python would, looks at its models, optimizers and\n"
         "schedulers at the first optimizer step, and stops it there: nothing after that\n"
-        "step runs. Options go before SCRIPT; everything after it belongs to the script.",
+        "step runs. Options go before SCRIPT; everything after it belongs to the script.\n"
+        "A FUNCTION is called in its place, and the model and optimizer that it returns are\n"
+        "judged; with a loader and a loss among them, after one forward and backward.",
         epilog="examples:\n"
         "  freezecheck inspect train.py --epochs 3 --lr 1e-3\n"
         "  freezecheck inspect --ignore FC212 -m my_package.train\n"
         "  freezecheck inspect -- torchrun --nproc-per-node 2 train.py\n"
+        "  freezecheck inspect train.py::build\n"
         "  freezecheck inspect --output-format json train.py > report.json",
         allow_abbrev=False,
     )
@@ -261,10 +265,13 @@ class Target:
 
     kind: str  # "script", "module", "command"
     words: list[str]
+    function: str | None = None  # of the script or module, to be called in its place
 
     def __str__(self) -> str:
         import shlex
 
+        if self.function is not None:
+            return shlex.join([f"{self.words[0]}::{self.function}", *self.words[1:]])
         first = {"script": ["python"], "module": ["python", "-m"], "command": []}[self.kind]
         return shlex.join([*first, *self.words])
 
@@ -279,8 +286,16 @@ def split(words: Sequence[str]) -> tuple[list[str], Target | None]:
     while at < len(words):
         word = words[at]
         if word in ("--", "-m"):
-            return words[:at], Target("command" if word == "--" else "module", words[at + 1 :])
+            return words[:at], _target("command" if word == "--" else "module", words[at + 1 :])
         if not word.startswith("-") or word == "-":
-            return words[:at], Target("script", words[at:])
+            return words[:at], _target("script", words[at:])
         at += 2 if word in WITH_VALUE else 1
     return words, None
+
+
+def _target(kind: str, words: list[str]) -> Target:
+    """`train.py::build` and `train.py::Trainer.build` name a function in the file."""
+    if kind == "command" or not words or "::" not in words[0]:
+        return Target(kind, words)
+    home, _, function = words[0].partition("::")
+    return Target(kind, [home, *words[1:]], function.replace("::", "."))

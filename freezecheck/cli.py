@@ -169,6 +169,8 @@ def _inspect(args: argparse.Namespace, target: Target | None) -> int:
             show_output=args.show_output,
             on_phase=on_phase,
         )
+    if run.outcome == "not started" and target and target.function is not None:
+        raise BadInput(run.hint)
     report = inspection.checked(run, rules, str(target), found)
     report = replace(report, findings=tuple(lint.unsuppressed(report.findings, settings)))
     _print_report(args, report)
@@ -250,7 +252,7 @@ def _command(target: Target | None) -> list[str]:
     """The words to run; BadInput where it is plain that they cannot be run."""
     from freezecheck.live import runner
 
-    if target is None or not target.words:
+    if target is None or not target.words or not target.words[0]:
         what, example = _MISSING[target.kind if target else "script"]
         raise BadInput(f"no {what} given, as in: freezecheck inspect {example}")
     if target.kind == "command":

@@ -50,7 +50,7 @@ def checked(
     return Report(
         tuple(findings),
         snapshots[0],
-        (*_left_out(run, len(run.reports) - len(used)), *_weights(run, unfit)),
+        (*_left_out(run, len(run.reports) - len(used)), *_weights(run, unfit), *run.remarks),
         Ran(
             command,
             run.outcome,
@@ -63,6 +63,7 @@ def checked(
             steps=max((p.last for r in used for p in r.phases), default=0),
             ended=run.exit_status is not None,
             batches=run.plan.batches,
+            until=run.until,
         ),
         tuple(snapshots[1:]),
         used[0].phases if used else (),

@@ -116,6 +116,17 @@ class Board:
         """A process has reported a step."""
         return bool(self.said("report") or self.said("phase"))
 
+    @property
+    def until(self) -> str:
+        """What the command was run to: "step", or of a function "call" or "backward"."""
+        for told in self.said("until"):
+            return told
+        return "call" if self.said("calling") and not self.stepped else "step"
+
+    def remarks(self) -> list[str]:
+        """What is to be said of the call of a function."""
+        return [remark for told in self.said("remarks") for remark in json.loads(told)]
+
     def pending(self, members: Mapping[int, Process]) -> list[int]:
         """Processes that may yet report: those that have an optimizer, and those beside the ones
         that have reported (neither above them, as launchers are, nor below, as loaders' workers)."""

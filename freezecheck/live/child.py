@@ -22,6 +22,7 @@ from freezecheck.live.patches import Patches
 from freezecheck.live.plan import Plan
 from freezecheck.live.record import Recorder
 from freezecheck.plain import encode
+from freezecheck.snapshot import Snapshot
 
 OLDEST_TORCH = (2, 4)
 ALIVE = "alive"  # a named pipe in the folder of the run that the runner holds open
@@ -33,6 +34,8 @@ _MANY = 2000
 _NEWS = 0.2  # seconds between two words on the step that a process is at
 
 Note = Callable[..., None]
+
+running: tuple[str, Recorder, Note] | None = None  # the folder of the run, and what `start` began
 
 
 def start(folder: str, note: Note) -> None:
@@ -67,7 +70,7 @@ def start(folder: str, note: Note) -> None:
             try:
                 hook(*args)
             except Exception as error:
-                note("failed", _told(error))
+                note("failed", told(error))
                 park(folder)
 
         return call
@@ -87,6 +90,8 @@ def start(folder: str, note: Note) -> None:
     # frozen ones are passed over. The script's own come later.
     gc.freeze()
     recorder.install()
+    global running
+    running = folder, recorder, note
 
 
 def _prepare(wanted: Plan, folder: str, note: Note) -> None:
@@ -137,11 +142,15 @@ def _go_on(recorder: Recorder, folder: str, note: Note) -> None:
     atexit.register(end)
 
 
-def write(folder: str, recorder: Recorder, *, stepped: bool) -> None:
-    """Write this process's report. It appears whole or not at all."""
+def write(
+    folder: str, recorder: Recorder, *, stepped: bool, snapshot: Snapshot | None = None
+) -> None:
+    """Write this process's report, on `snapshot` where it is not the recorder's own. It appears
+    whole or not at all."""
     timeline = recorder.timeline()
     timeline.complete = stepped
-    snapshot = None if recorder.phases else recorder.snapshot()
+    if snapshot is None and not recorder.phases:
+        snapshot = recorder.snapshot()
     report = {
         "rank": _rank(),
         "stepped": stepped,
@@ -166,10 +175,10 @@ def _early(folder: str, recorder: Recorder, note: Note) -> None:
     try:
         write(folder, recorder, stepped=False)
     except Exception as error:
-        note("problem", _told(error))
+        note("problem", told(error))
 
 
-def _told(error: Exception) -> str:
+def told(error: Exception) -> str:
     """An error in one line, with the line of ours that it came from."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:

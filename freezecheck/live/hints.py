@@ -33,6 +33,10 @@ def hint(outcome: str, board: Board, status: int | None, timeout: float) -> str:
     """What to say of a run with this outcome; `status` is the command's exit status."""
     if outcome == "failed":
         return f"freezecheck failed inside the script: {board.said('failed')[0]}"
+    if refused := board.said("refused"):
+        return refused[0]
+    if raised := board.said("raised"):
+        return f"{raised[0]}.{_unavailable(board)}"
     if outcome == "timeout":
         end = f"The command was stopped after {timeout:g} s"
     elif status is not None and status < 0:

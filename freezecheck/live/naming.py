@@ -50,14 +50,46 @@ def capture_run(
     for record, optimizer in zip(now.optimizers, optimizers):
         record.closure = recorder.driven_by_closure(optimizer)
     _mark_dropped(now, optimizers, [named_optimizers, *alive(recorder.schedulers)])
+    _told(now, recorder, models, named_optimizers, named_schedulers)
+    return now
+
+
+def capture_returned(
+    recorder: Recorder,
+    models: Mapping[str, Any],
+    optimizers: Mapping[str, Any],
+    schedulers: Mapping[str, Any],
+    *,
+    forward: bool,
+) -> Snapshot:
+    """The setup that a function returned, with the lines where its parts were made.
+
+    Keys are labels. `forward`: the models ran since, in the modes that count. Optimizers and
+    schedulers that were not returned are not named, and what happened to them is left out.
+    """
+    modes = recorder.modes if forward else None
+    now = capture(models, optimizers, schedulers, modes=modes)
+    recorder.labels.clear()
+    _told(now, recorder, models, optimizers, schedulers)
+    return now
+
+
+def _told(
+    now: Snapshot,
+    recorder: Recorder,
+    models: Mapping[str, Any],
+    optimizers: Mapping[str, Any],
+    schedulers: Mapping[str, Any],
+) -> None:
+    """Add to a snapshot what only the record tells; what everything is called, to the record."""
     recorder.models = {label: weakref.ref(root) for label, root in models.items()}
-    for labels in (named_optimizers, named_schedulers):
+    for labels in (optimizers, schedulers):
         recorder.labels.update((id(item), label) for label, item in labels.items())
-    _place(now, recorder.marks, optimizers, schedulers)
+    _place(now, recorder.marks, [*optimizers.values()], [*schedulers.values()])
     trees = [paths(model) for model in models.values()]
     _place_modes(now, recorder, trees)
-    _place_calls(now, recorder, trees)
-    return now
+    if now.after_backward or now.recorded:
+        _place_calls(now, recorder, trees)
 
 
 def _concerned(live: list[Any], held: set[int], grads: Mapping[int, str]) -> list[Any]:

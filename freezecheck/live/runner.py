@@ -41,7 +41,7 @@ class Run:
     """What became of a command.
 
     `outcome` is "inspected" (it got as far as was planned), "ended" or "crashed" or
-    "timeout" before that, "not started" (no such command), or "failed" (freezecheck
+    "timeout" before that, "not started" (no such command or function), or "failed" (freezecheck
     itself did, inside the script). A run that was to go on beyond the first step and
     ended by itself, without an error, is inspected, too. `reports` has one entry per process that
     built an optimizer, by rank; those that never stepped say what was seen up
@@ -63,9 +63,7 @@ class Run:
     remarks: list[str] = field(default_factory=list)  # what could not be looked at
 
 
-def python_command(
-    script: str, args: Sequence[str] = (), function: str | None = None
-) -> list[str]:
+def python_command(script: str, args: Sequence[str] = (), function: str | None = None) -> list[str]:
     """`python SCRIPT ARGS...` with this Python; or the call of a (dotted) function in the script,
     with these ARGS in `sys.argv`. ValueError: there is no such script."""
     try:
@@ -81,9 +79,7 @@ def python_command(
     return [sys.executable, script, *args]
 
 
-def module_command(
-    module: str, args: Sequence[str] = (), function: str | None = None
-) -> list[str]:
+def module_command(module: str, args: Sequence[str] = (), function: str | None = None) -> list[str]:
     """`python -m MODULE ARGS...` with this Python, or the call of a function in the module."""
     if function is not None:
         return [sys.executable, _CALL, "module", module, function, *args]
@@ -123,6 +119,8 @@ def run(
             result.outcome, waiting = _watch(tree, board, start + timeout, on_phase)
             if result.outcome == "ended" and board.stepped:
                 result.outcome = "inspected"
+            elif board.said("refused"):
+                result.outcome = "not started"
             result.where = board.where(waiting)
             result.exit_status = tree.root.poll()
         finally:

@@ -93,6 +93,7 @@ def _run(report: Report) -> dict[str, Any] | None:
         "steps": ran.steps,
         "ended": ran.ended,
         "batches": ran.batches,
+        "until": ran.until,
         "ranks": list(ran.ranks),
         "exit_status": ran.exit_status,
         "problem": ran.problem or None,

@@ -173,6 +173,13 @@ def describe(ran: Ran) -> str:
             processes += f" (ranks {', '.join(map(str, ran.ranks))})"
     took = f"{ran.seconds:.1f} s"
     what = f"`{ran.command}`"
+    if ran.outcome == "inspected" and ran.until == "call":
+        return f"ran {what} in {took}; no training step was run"
+    if ran.outcome == "inspected" and ran.until == "backward":
+        return (
+            f"ran {what} and one forward and backward on a batch in {took};"
+            " no optimizer step was taken"
+        )
     if ran.outcome == "inspected":
         cut = f", each epoch cut to {count(ran.batches, 'batch')}" if ran.batches else ""
         if ran.ended:
@@ -184,8 +191,8 @@ def describe(ran: Ran) -> str:
         "crashed": f"which failed after {took}",
         "not started": "which did not start",
     }.get(ran.outcome, f"which was stopped after {took}")
-    far = f"at step {ran.steps:,}" if ran.steps else "before its first optimizer step"
-    return f"ran {what}{processes}, {ended}, {far}"
+    far = f", at step {ran.steps:,}" if ran.steps else ", before its first optimizer step"
+    return f"ran {what}{processes}, {ended}{far if ran.until == 'step' else ''}"
 
 
 def trouble(ran: Ran, width: int, *, cut: bool = False) -> Iterator[Line]:

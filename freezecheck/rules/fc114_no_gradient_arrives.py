@@ -128,7 +128,7 @@ class NoGradientArrives(Rule):
 
     def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
         backward = past.last(BACKWARD)
-        if not now.recorded or backward is None:
+        if backward is None:
             return
         for index in range(len(now.models)):
             without = [

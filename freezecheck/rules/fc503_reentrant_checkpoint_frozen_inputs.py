@@ -107,7 +107,7 @@ class ReentrantCheckpointFrozenInputs(Rule):
 
     def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
         entered = list(past.of(CHECKPOINT))
-        if not now.recorded or not entered or not now.after_backward:
+        if not entered or not now.after_backward:
             return
         dark = [p for p in now.trainable if p.grad is None and p.called in ("no_grad", "never")]
         for index, model in enumerate(now.models):
