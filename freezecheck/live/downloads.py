@@ -26,13 +26,15 @@ def is_weights(path: str) -> bool:
     return path.lower().endswith(_SUFFIXES)
 
 
-def tell(note: Callable[..., None]) -> None:
-    """At the end of a script: `note("unavailable", kind, text)` if that is what ended it."""
-    error = getattr(sys, "last_value", None)  # as it was printed; absent where there was none
-    if isinstance(error, BaseException):
-        found = unavailable(error)
-        if found is not None:
-            note("unavailable", *found)
+def tell(note: Callable[..., None], error: BaseException | None = None) -> None:
+    """`note("unavailable", kind, text)` if that is what ended a script.
+
+    `error` is what ended it; without it, what Python has printed by now for that reason.
+    """
+    error = error or getattr(sys, "last_value", None)
+    found = None if error is None else unavailable(error)
+    if found is not None:
+        note("unavailable", *found)
 
 
 def unavailable(error: BaseException) -> tuple[str, str] | None:

@@ -10,7 +10,7 @@ do besides loading is done by their own code: shapes, flags and modes are the sa
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from types import ModuleType
 from typing import Any
 
@@ -122,6 +122,16 @@ class _Store:
             return self.add(path)
 
 
+def _pass_for_loaded(model: Any, but: Collection[str] = ()) -> None:
+    """It counts as pretrained, and lets gradients through as if it were: a norm layer at the end
+    of a residual branch often begins at a weight of 0, which it leaves for ever in training."""
+    unloaded.add(model, but)
+    for module in model.modules():
+        weight = module._parameters.get("weight")
+        if weight is not None and weight.dim() == 1 and values.is_zero(weight):
+            weight.data.fill_(1)
+
+
 def _base(url: str) -> str:
     return url.partition("?")[0].rstrip("/").rpartition("/")[2] or url
 
@@ -151,7 +161,7 @@ def _torch(patches: Patches, kept: _Store) -> None:
         dropped = _nothing(kept, self, state)
         if dropped is None:
             return original(self, state, *args, **kwargs)
-        unloaded.add(self, {name.rpartition(".")[0] for name in dropped})
+        _pass_for_loaded(self, {name.rpartition(".")[0] for name in dropped})
         return _loaded()
 
     def load_other(original: Any, self: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
@@ -229,7 +239,7 @@ def _timm(patches: Patches, kept: _Store, module: ModuleType) -> None:
         kept.add(str(name))
         heads = config.get("classifier") or ()
         heads = (heads,) if isinstance(heads, str) else heads
-        unloaded.add(model, heads if classes != config.get("num_classes", classes) else ())
+        _pass_for_loaded(model, heads if classes != config.get("num_classes", classes) else ())
 
     patches.around(module, "load_pretrained", load)
 
@@ -266,7 +276,7 @@ def _transformers(patches: Patches, kept: _Store, module: ModuleType) -> None:
         model.config.name_or_path = model.name_or_path = os.fspath(name)
         made_for = getattr(config, "architectures", None) or [cls.__name__]
         # A head that the weights were not made for starts anew.
-        unloaded.add(model if whole and cls.__name__ in made_for else model.base_model)
+        _pass_for_loaded(model if whole and cls.__name__ in made_for else model.base_model)
         return told
 
     patches.put(owner, "from_pretrained", classmethod(from_pretrained))
@@ -302,7 +312,7 @@ def _peft(patches: Patches, kept: _Store, module: ModuleType) -> None:
         adapter = args[0] if args else kwargs.get("adapter_name", "default")
         for path, part in model.named_modules():
             if adapter in path.split("."):
-                unloaded.add(part)
+                _pass_for_loaded(part)
         return _loaded()
 
     patches.around(module, "load_peft_weights", load)
