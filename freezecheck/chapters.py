@@ -18,7 +18,7 @@ class Chapter:
     first: int
     last: int
     epoch: int | None  # at the first step; None: no loader to tell by
-    trains: str  # the stages that the steps move; empty: none
+    trains: str  # the stages that the steps move, or will when a warm-up has begun; empty: none
     rates: tuple[float, ...]  # their learning rates at the first step, smallest first
     changes: tuple[str, ...]  # since the phase before; empty in the first one
 
@@ -31,14 +31,14 @@ def chapters(phases: Sequence[Phase], past: Timeline) -> tuple[Chapter, ...]:
         if index:
             before = phases[index - 1]
             changes = _changes(before.snapshot, phase.snapshot, past, before.events, phase.events)
-        moving, rates = _moving(phase.snapshot)
+        moving, lrs = _moving(phase.snapshot)
         told.append(
             Chapter(
                 phase.first,
                 phase.last,
                 phase.epoch,
                 stages(phase.snapshot, moving),
-                tuple(sorted(rates)),
+                tuple(sorted(lrs)),
                 tuple(changes),
             )
         )
@@ -46,12 +46,22 @@ def chapters(phases: Sequence[Phase], past: Timeline) -> tuple[Chapter, ...]:
 
 
 def _moving(now: Snapshot) -> tuple[list[Param], set[float]]:
-    """The tensors that the step moves, as far as that can be said, and the rates at which."""
-    from freezecheck.moves import predict
+    """The tensors that train, and the rates at which they do in the first step."""
+    from freezecheck.moves import RATE, predict
+    from freezecheck.rates import tops
 
-    moved = [p for p, move in zip(now.params, predict(now)) if move.moves and p.model != FOREIGN]
-    rates = {now.optimizers[h.optimizer].groups[h.group].lr for p in moved for h in p.held}
-    return moved, rates
+    peaks = [tops(now, index) for index in range(len(now.optimizers))]
+    moved, lrs = [], set()
+    for p, move in zip(now.params, predict(now)):
+        held = [h for h in p.held if h.optimizer not in now.superseded]
+        if p.model == FOREIGN or not held:
+            continue
+        learns = p.trainable and p.grad not in (None, "zero")
+        warming_up = move.why == RATE and any(peaks[h.optimizer][h.group] for h in held)
+        if move.moves or (learns and (move.moves is None or warming_up)):
+            moved.append(p)
+            lrs.update(now.optimizers[h.optimizer].groups[h.group].lr for h in held)
+    return moved, lrs
 
 
 def _changes(
