@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from freezecheck.snapshot import Norm, Param, Snapshot, count, summarise
+from freezecheck.snapshot import Dropout, Norm, Param, Snapshot, count, summarise
 
 
 def norms(now: Snapshot) -> list[Norm]:
@@ -38,6 +38,18 @@ def norms(now: Snapshot) -> list[Norm]:
         for n in found
         if n.model in trained and rests(n) and not n.path.startswith(besides[n.model])
     ]
+
+
+def modal(now: Snapshot, model: int) -> list[Norm | Dropout]:
+    """Layers that train mode makes a difference to, in the part that trains."""
+    norms: list[Norm | Dropout] = [
+        n for n in now.norms if n.model == model and n.has_stats and n.trainable and not n.still
+    ]
+    random = [d for d in now.dropouts if d.model == model and d.p > 0]
+    if not random:
+        return norms
+    trained = {p.stage for p in now.trainable if p.model == model}
+    return norms + [d for d in random if d.stage in trained]
 
 
 def probes(now: Snapshot, model: int) -> bool:

@@ -29,6 +29,9 @@ CLIP = "clip"  # gradients clipped of an iterator that had nothing left to give
 CHECKPOINT = "checkpoint"  # a reentrant checkpoint entered with no input that requires grad
 BACKWARD = "backward"
 STEP = "step"
+DARK = "dark"  # a model ran with gradients switched off, after the first step: value is training
+OVERRUN = "overrun"  # a cosine schedule stepped clearly past its end
+AVERAGE = "average"  # a copy evaluated whose parameters have moved and whose statistics have not
 FACT = "fact"  # something seen in a framework's own objects; value says what
 
 

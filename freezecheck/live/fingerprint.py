@@ -24,7 +24,7 @@ class Fingerprint:
     def __init__(self, models: Iterable[Any]) -> None:
         modules = [m for root in models for m in unwrap(root)[0].modules()]
         self._modules = [weakref.ref(m) for m in modules]
-        self._modal = [weakref.ref(m) for m in modules if _has_two_modes(m)]
+        self._modal = [weakref.ref(m) for m in modules if has_two_modes(m)]
         self._flag = values.torch().Tensor.requires_grad.__get__  # past a property of ours
 
     def take(self, optimizer: Any, modes: Mapping[int, bool]) -> Print:
@@ -42,6 +42,7 @@ class Fingerprint:
         )
 
 
-def _has_two_modes(module: Any) -> bool:
+def has_two_modes(module: Any) -> bool:
+    """A layer that train mode makes a difference to: dropout, a norm with running statistics."""
     known = traits(type(module))
     return bool(known.dropout or (known.norm and module._buffers.get("running_mean") is not None))

@@ -11,7 +11,7 @@ from itertools import chain
 from types import GeneratorType
 from typing import Any
 
-from freezecheck.live import fastai, frames, ranks, values, watched
+from freezecheck.live import fastai, frames, heard, ranks, values, watched
 from freezecheck.live.patches import Patches
 from freezecheck.live.record import Recorder
 from freezecheck.live.traits import HEADS, traits
@@ -60,6 +60,7 @@ def install(recorder: Recorder, patches: Patches) -> None:
     _flags(recorder, patches, torch)
     watched.strays(recorder.stray, patches)
     watched.layers(recorder.attribute, patches)
+    heard.schedules(recorder, patches, torch)
     _modules(recorder, patches, torch)
     _modes(recorder, patches, torch)
     _loads(recorder, patches, torch)
@@ -205,13 +206,15 @@ def _modes(recorder: Recorder, patches: Patches, torch: Any) -> None:
 
     patches.around(module, "train", train)
 
+    dark = heard.Dark(recorder, torch)
+
     def seen(instance: Any, args: tuple[Any, ...]) -> None:
         if torch.is_grad_enabled():
             recorder.modes[id(instance)] = instance.training
             if args and traits(type(instance)).norm == "batch":
                 recorder.samples[id(instance)] = args[0].shape[0]
-        else:
-            recorder.dark.add(id(instance))
+        elif recorder.dark.get(id(instance)) != recorder.steps:
+            dark.ran(instance)
 
     handle = torch.nn.modules.module.register_module_forward_pre_hook(seen)
     patches.later(handle.remove)

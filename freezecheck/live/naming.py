@@ -19,7 +19,18 @@ from freezecheck.live.capture import capture
 from freezecheck.live.oddities import contained
 from freezecheck.live.tree import paths
 from freezecheck.snapshot import Param, Snapshot
-from freezecheck.timeline import FACT, GROUP, MODE, OPTIMIZER, PATTERN, SCHEDULER, Event, Timeline
+from freezecheck.timeline import (
+    AVERAGE,
+    DARK,
+    FACT,
+    GROUP,
+    MODE,
+    OPTIMIZER,
+    PATTERN,
+    SCHEDULER,
+    Event,
+    Timeline,
+)
 
 if TYPE_CHECKING:
     from freezecheck.live.record import Mark, Recorder
@@ -224,7 +235,7 @@ class Names:
             if id(subject) in self.modules:
                 label, path = self.modules[id(subject)]
                 event.subject = f"{label}.{path}".rstrip(".") if self._several else path
-                if event.kind == PATTERN:
+                if event.kind in (PATTERN, DARK, AVERAGE):
                     event.data["model"] = label
             elif id(subject) in self.others:
                 event.subject = self.others[id(subject)]

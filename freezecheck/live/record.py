@@ -75,7 +75,7 @@ class Recorder:
         self.optimizers: list[Any] = []  # weak, in order of construction
         self.schedulers: list[Any] = []  # weak, in order of construction
         self.modes: dict[int, bool] = {}  # id of a module -> mode at its last training forward
-        self.dark: set[int] = set()  # ids of modules that ran with gradients switched off
+        self.dark: dict[int, int] = {}  # id of a module -> steps begun at its last run without grad
         self.samples: dict[int, int] = {}  # id of a batch norm -> batch of that forward
         self.models: dict[str, Any] = {}  # label -> weak root, as last captured
         self.labels: dict[int, str] = {}  # id of an optimizer or scheduler -> what it is called
@@ -151,7 +151,14 @@ class Recorder:
         ):
             last.params.append(weakref.ref(parameter))
         else:
-            self.note(FLAG, site=site, params=[parameter], value=value)
+            around = {} if self.steps else self._circumstances()
+            self.note(FLAG, site=site, params=[parameter], value=value, **around)
+
+    def _circumstances(self) -> dict[str, Any]:
+        """Who writes a flag before the first step, and what has happened by then."""
+        ran = None if self.light else bool(self.modes or self.dark)
+        frame = sys._getframe(2)
+        return {"direct": frames.direct(2), "choices": guards.choices(frame), "ran": ran}
 
     def replaced(self, module: Any) -> None:
         """A module took another one's place. What one line replaces is one event."""
@@ -245,6 +252,10 @@ class Recorder:
         """Global post-hook; a subclass that calls `super().step()` is counted once."""
         depth = self._depth.get(id(optimizer), 1) - 1
         self._depth[id(optimizer)] = depth
+    def accumulates(self, optimizer: Any) -> bool:
+        """More backwards have been done than it has taken steps."""
+        return self._backwards > self._taken.get(id(optimizer), 0)
+
         if depth or self._ready:
             return
         if id(optimizer) in self._closures:

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from freezecheck import stated_rates
+from freezecheck import rates, snapshot, stated_rates
 from freezecheck.account import names
 from freezecheck.finding import Finding, Note, Severity, Site
+from freezecheck.phases import Phase
 from freezecheck.program import STEP, Event, Optimizer, Param, World
 from freezecheck.rule import Rule
+from freezecheck.snapshot import Param as Weight
+from freezecheck.snapshot import Snapshot
+from freezecheck.timeline import OPTIMIZER, Timeline
+from freezecheck.timeline import STEP as STEPPED
+
+_FEW = 2  # single tensors are no part of a network
+_TEXT = "Steps of that size can overwrite what they were pretrained for."
+_FIX = "give what was unfrozen a rate of its own, at a tenth to a hundredth of the head's"
 
 
 class RateNotLoweredAfterUnfreeze(Rule):
@@ -29,7 +38,7 @@ class RateNotLoweredAfterUnfreeze(Rule):
 
     ## Bad
 
-    ```python source
+    ```python
     import torch, torchvision
     from torch.nn import functional as F
 
@@ -37,6 +46,8 @@ class RateNotLoweredAfterUnfreeze(Rule):
     for p in model.parameters():
         p.requires_grad = False
     model.fc = torch.nn.Linear(512, 5)
+    data = torch.utils.data.TensorDataset(torch.randn(8, 3, 32, 32), torch.arange(8) % 5)
+    loader = torch.utils.data.DataLoader(data, batch_size=4)
 
     def train(optimizer, epochs):
         for epoch in range(epochs):
@@ -46,10 +57,10 @@ class RateNotLoweredAfterUnfreeze(Rule):
                 F.cross_entropy(model(images), labels).backward()
                 optimizer.step()
 
-    train(torch.optim.Adam(model.fc.parameters(), lr=1e-3), epochs=3)
+    train(torch.optim.Adam(model.fc.parameters(), lr=1e-3), epochs=1)
     for p in model.parameters():
         p.requires_grad = True
-    train(torch.optim.Adam(model.parameters(), lr=1e-3), epochs=10)  # <- FC303
+    train(torch.optim.Adam(model.parameters(), lr=1e-3), epochs=2)  # <- FC303
     ```
 
     One optimizer for both phases, whose rate nobody lowers:
@@ -63,9 +74,9 @@ class RateNotLoweredAfterUnfreeze(Rule):
     model.fc = torch.nn.Linear(512, 5)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
-    for epoch in range(20):
+    for epoch in range(4):
         model.eval()
-        if epoch == 5:
+        if epoch == 2:
             model.requires_grad_(True)  # <- FC303
         for images, labels in loader:
             optimizer.zero_grad()
@@ -74,6 +85,33 @@ class RateNotLoweredAfterUnfreeze(Rule):
     ```
 
     ## Good
+
+    ```python
+    import torch, torchvision
+    from torch.nn import functional as F
+
+    model = torchvision.models.resnet18(weights="DEFAULT")
+    for p in model.parameters():
+        p.requires_grad = False
+    model.fc = torch.nn.Linear(512, 5)
+    data = torch.utils.data.TensorDataset(torch.randn(8, 3, 32, 32), torch.arange(8) % 5)
+    loader = torch.utils.data.DataLoader(data, batch_size=4)
+
+    def train(optimizer, epochs):
+        for epoch in range(epochs):
+            model.eval()
+            for images, labels in loader:
+                optimizer.zero_grad()
+                F.cross_entropy(model(images), labels).backward()
+                optimizer.step()
+
+    train(torch.optim.Adam(model.fc.parameters(), lr=1e-3), epochs=1)
+    for p in model.parameters():
+        p.requires_grad = True
+    train(torch.optim.Adam(model.parameters(), lr=1e-5), epochs=2)
+    ```
+
+    One optimizer, whose rate is lowered:
 
     ```python source
     import torch, torchvision
@@ -84,9 +122,9 @@ class RateNotLoweredAfterUnfreeze(Rule):
     model.fc = torch.nn.Linear(512, 5)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
 
-    for epoch in range(20):
+    for epoch in range(4):
         model.eval()
-        if epoch == 5:
+        if epoch == 2:
             model.requires_grad_(True)
             for group in optimizer.param_groups:
                 group["lr"] = 1e-5
@@ -110,9 +148,9 @@ class RateNotLoweredAfterUnfreeze(Rule):
         [{"params": backbone, "lr": 1e-5}, {"params": model.fc.parameters(), "lr": 1e-3}]
     )
 
-    for epoch in range(20):
+    for epoch in range(4):
         model.eval()
-        if epoch == 5:
+        if epoch == 2:
             model.layer4.requires_grad_(True)
         for images, labels in loader:
             optimizer.zero_grad()
@@ -122,9 +160,9 @@ class RateNotLoweredAfterUnfreeze(Rule):
 
     ## How it is found
 
-    From the text: pretrained parameters that were frozen while a new layer was trained, and
-    that train with it later, at a rate that is known, high, and not below that of the first
-    phase. Of an optimizer that was built for the second phase, the schedule's peak counts;
+    In a recorded run its phases are compared, in a text the order of events: pretrained
+    parameters were frozen while a new layer was trained, and train with it later, at a rate that
+    is known, high, and not below that of the first phase. Of an optimizer that was built for the second phase, the schedule's peak counts;
     of one that serves both, the rate at the moment of the unfreezing.
 
     ## Limits
@@ -141,6 +179,56 @@ class RateNotLoweredAfterUnfreeze(Rule):
     code = "FC303"
     name = "rate-not-lowered-after-unfreeze"
     severity = Severity.WARNING
+
+    def in_phases(self, phases: Sequence[Phase], past: Timeline) -> Iterator[Finding]:
+        start = phases[0].snapshot
+        for index, model in enumerate(start.models):
+            head = rates.fresh_head(start, index)
+            first = _fastest(start, head[1]) if head else None
+            if head is None or first is None:
+                continue
+            fresh = {p.name for p in head[1]}
+            frozen = {p.name for p in start.of_model(index) if not p.trainable}
+            for phase in phases[1:]:
+                trained = _learning(phase.snapshot, model.label)
+                late = [p for p in trained if p.name in frozen]
+                frozen.difference_update(p.name for p in late)
+                if len(late) > _FEW and any(p.name in fresh for p in trained):
+                    yield from self._woken(phase, past, model.label, min(fresh), first, late)
+
+    def _woken(
+        self, phase: Phase, past: Timeline, label: str, head: str, first: float, late: list[Weight]
+    ) -> Iterator[Finding]:
+        """What was frozen until this phase, if it learns too fast."""
+        now = phase.snapshot
+        for index in now.active:
+            optimizer = now.optimizers[index]
+            new = _is_new(past, optimizer.label, phase.first)
+            at = rates.tops(now, index) if new else [g.lr for g in optimizer.groups]
+            rate = rates.of_params(late, index, at)
+            if rate is None or rate < 0.99 * first:
+                continue
+            group = optimizer.groups[at.index(rate)]
+            if not rates.is_high(optimizer, group, rate):
+                continue
+            unfrozen = past.until(phase.events).written(
+                {now.path(p.model, p.name) for p in late}, True
+            )
+            site = group.site or optimizer.site
+            if not new and group.site is None and unfrozen:
+                site = unfrozen.site
+            yield self.finding(
+                f"Pretrained layers of {label} ({snapshot.summarise(_modules(late))}), frozen while"
+                f" the new {head.rpartition('.')[0]} was trained at {first:g}, now learn at"
+                f" {rate:g} with {optimizer.class_name}. {_TEXT}",
+                site=site,
+                symbol=optimizer.label,
+                notes=[Note("unfrozen here", unfrozen.site)] if unfrozen else (),
+                fix=_FIX,
+                subject=(label, optimizer.label),
+                step=phase.first,
+            )
+            return
 
     def in_source(self, world: World) -> Iterator[Finding]:
         told: set[Site | None] = set()
@@ -182,8 +270,7 @@ class RateNotLoweredAfterUnfreeze(Rule):
         return self.finding(
             f"Pretrained layers of {root.shown} ({names(late)}), frozen while the new"
             f" {names(fresh)} was trained at {first:g}, now learn at {now:g} with"
-            f" {stated_rates.short(optimizer)}. Steps of that size can overwrite what they were"
-            " pretrained for.",
+            f" {stated_rates.short(optimizer)}. {_TEXT}",
             site=site,
             symbol=optimizer.shown,
             notes=[
@@ -191,7 +278,7 @@ class RateNotLoweredAfterUnfreeze(Rule):
                 *([Note("unfrozen here", unfrozen.site)] if unfrozen else []),
                 Note("the unfrozen layers are trained here", step.site),
             ],
-            fix="give what was unfrozen a rate of its own, at a tenth to a hundredth of the head's",
+            fix=_FIX,
             subject=(root.shown, optimizer.shown),
         )
 
@@ -208,3 +295,36 @@ class RateNotLoweredAfterUnfreeze(Rule):
         new = next(world.uses(optimizer), None) is step
         look = stated_rates.top if new else stated_rates.at
         return look(world, optimizer, group, step)
+
+
+def _fastest(now: Snapshot, params: list[Weight]) -> float | None:
+    """The rate at which these are trained, at its peak."""
+    found = (rates.of_params(params, index, rates.tops(now, index)) for index in now.active)
+    return max((rate for rate in found if rate is not None), default=None)
+
+
+def _learning(now: Snapshot, label: str) -> list[Weight]:
+    """What of a model an optimizer trains; without norms and biases, which have rates of
+    their own in many recipes."""
+    norms = {(n.model, n.path) for n in now.norms}
+    return [
+        p
+        for p in now.trainable
+        if now.models[p.model].label == label
+        and any(h.optimizer in now.active for h in p.held)
+        and (p.model, p.module) not in norms
+        and not p.name.endswith("bias")
+    ]
+
+
+def _is_new(past: Timeline, label: str, step: int) -> bool:
+    """An optimizer has taken no step before this one."""
+    new = True
+    for event in past.events:
+        if event.subject == label and event.step < step:
+            new = event.kind == OPTIMIZER or (new and event.kind != STEPPED)
+    return new
+
+
+def _modules(params: list[Weight]) -> list[str]:
+    return list(dict.fromkeys(p.module for p in params))

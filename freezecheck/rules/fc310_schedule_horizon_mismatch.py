@@ -6,8 +6,10 @@ from freezecheck import stated_rates
 from freezecheck.finding import Finding, Note, Severity
 from freezecheck.program import SCHEDULE, Scheduler, World
 from freezecheck.rule import Rule
+from freezecheck.timeline import OVERRUN, SCHEDULER, Event, Timeline
 
 _CLEARLY = 1.2  # times as many steps: by then the rate is back at a tenth of its peak
+_CLIMBED = 0.05  # of the way back
 
 
 class ScheduleHorizonMismatch(Rule):
@@ -27,11 +29,13 @@ class ScheduleHorizonMismatch(Rule):
 
     ## Bad
 
-    ```python source
+    ```python
     import torch, torchvision
     from torch.nn import functional as F
 
-    EPOCHS = 30
+    EPOCHS = 3
+    data = torch.utils.data.TensorDataset(torch.randn(8, 3, 32, 32), torch.arange(8) % 5)
+    loader = torch.utils.data.DataLoader(data, batch_size=4)
     model = torchvision.models.resnet18(weights="DEFAULT")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=EPOCHS)  # <- FC310
@@ -46,11 +50,13 @@ class ScheduleHorizonMismatch(Rule):
 
     ## Good
 
-    ```python source
+    ```python
     import torch, torchvision
     from torch.nn import functional as F
 
-    EPOCHS = 30
+    EPOCHS = 3
+    data = torch.utils.data.TensorDataset(torch.randn(8, 3, 32, 32), torch.arange(8) % 5)
+    loader = torch.utils.data.DataLoader(data, batch_size=4)
     model = torchvision.models.resnet18(weights="DEFAULT")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=EPOCHS)
@@ -65,11 +71,13 @@ class ScheduleHorizonMismatch(Rule):
 
     A step for every batch, and a `T_max` that counts batches:
 
-    ```python source
+    ```python
     import torch, torchvision
     from torch.nn import functional as F
 
-    EPOCHS = 30
+    EPOCHS = 3
+    data = torch.utils.data.TensorDataset(torch.randn(8, 3, 32, 32), torch.arange(8) % 5)
+    loader = torch.utils.data.DataLoader(data, batch_size=4)
     model = torchvision.models.resnet18(weights="DEFAULT")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * len(loader))
@@ -84,6 +92,10 @@ class ScheduleHorizonMismatch(Rule):
 
     ## How it is found
 
+    In a recorded run: the schedule is stepped for the 1.2-fold of its `T_max`, and the rate is on
+    its way up. Where the epochs are cut short (`--fast-forward`), a horizon that does not follow
+    the length of the loaders is never reached, and nothing is said.
+
     From the text: the passes of the loops around `scheduler.step()` are multiplied, and must
     be clearly more than `T_max`. A loop over `range(args.epochs)` inside or outside of
     which another one runs is recognised by its text. A loop over a loader is taken to have more
@@ -92,7 +104,9 @@ class ScheduleHorizonMismatch(Rule):
     ## Limits
 
     A schedule that is meant to swing up and down looks the same; `CosineAnnealingWarmRestarts`
-    says that better. Steps under a condition are not counted, and nothing is said about them.
+    says that better. In a text, steps under a condition are not counted, and nothing is said about
+    them. In a run whose epochs are cut short nothing is said where gradients are accumulated, since
+    the number of steps in an epoch is then rounded.
 
     ## References
 
@@ -102,6 +116,23 @@ class ScheduleHorizonMismatch(Rule):
     code = "FC310"
     name = "schedule-horizon-mismatch"
     severity = Severity.WARNING
+
+    def in_timeline(self, timeline: Timeline) -> Iterator[Finding]:
+        for event in timeline.of(OVERRUN):
+            label, end = event.subject, event.data["end"]
+            if _climbs(event) and not (event.data["cut"] and event.data["accumulates"]):
+                built = timeline.last(SCHEDULER, label)
+                yield self.finding(
+                    f"CosineAnnealingLR with T_max={end:g} is in its step {event.value}, and its rate"
+                    f" is back at {event.data['rate']:g}. Past T_max it climbs to the full rate, and"
+                    " swings up and down from there on.",
+                    site=(built.site if built else None) or event.site,
+                    symbol=label,
+                    notes=[Note("stepped here", event.site)],
+                    fix=_FIX,
+                    subject=label,
+                    step=event.step,
+                )
 
     def in_source(self, world: World) -> Iterator[Finding]:
         parts = {part.id for scheduler in world.schedulers for part in scheduler.parts}
@@ -121,10 +152,21 @@ class ScheduleHorizonMismatch(Rule):
                     site=scheduler.site,
                     symbol=scheduler.label,
                     notes=[Note("stepped here", steps[-1].site)],
-                    fix="make T_max the number of scheduler steps (epochs, or epochs *"
-                    " len(loader) where it is stepped for every batch)",
+                    fix=_FIX,
                     subject=scheduler.label,
                 )
+
+
+_FIX = (
+    "make T_max the number of scheduler steps (epochs, or epochs * len(loader) where it is stepped"
+    " for every batch)"
+)
+
+
+def _climbs(event: Event) -> bool:
+    """The rate has left its floor: it was not held there, or set by hand."""
+    low, top = event.data["low"], event.data["top"]
+    return bool(event.data["rate"] - low > _CLIMBED * (top - low) > 0)
 
 
 def _excess(world: World, scheduler: Scheduler) -> str:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from freezecheck import modes
+from freezecheck import frozen, modes
 from freezecheck.finding import Finding, Note, Severity, Site
 from freezecheck.modes import Training
 from freezecheck.program import NORMS, Module, World
@@ -102,7 +102,7 @@ class TrainingInEvalMode(Rule):
     ## Limits
 
     Adapters of PEFT on a base in eval mode are left out: the base is frozen, and many train so
-    on purpose. Eval mode that the user's own validation left behind is not this rule's.
+    on purpose. Eval mode that a validation left behind is FC403's.
 
     ## References
 
@@ -120,7 +120,7 @@ class TrainingInEvalMode(Rule):
         for index, model in enumerate(now.models):
             if "peft" in model.frameworks:
                 continue
-            layers = _layers(now, index)
+            layers = frozen.modal(now, index)
             quiet = [layer for layer in layers if not layer.training]
             whole = len(quiet) == len(layers)
             if not quiet:
@@ -172,7 +172,9 @@ class TrainingInEvalMode(Rule):
             if not events:
                 came.append(layer)
             elif not events[-1].value:
-                put.setdefault(_first_eval(events).site, []).append(layer)
+                first = _first_eval(events)
+                if first is events[0] or not first.step:  # else it has trained in train mode
+                    put.setdefault(first.site, []).append(layer)
         verb = "trains" if whole else "partly trains"
         for site, layers in put.items():
             yield self.finding(
@@ -203,18 +205,6 @@ class TrainingInEvalMode(Rule):
             severity=Severity.INFO,
             subject=now.models[index].label,
         )
-
-
-def _layers(now: Snapshot, index: int) -> list[Layer]:
-    """Layers that train mode makes a difference to, in the part that trains."""
-    norms: list[Layer] = [
-        n for n in now.norms if n.model == index and n.has_stats and n.trainable and not n.still
-    ]
-    random = [d for d in now.dropouts if d.model == index and d.p > 0]
-    if not random:
-        return norms
-    trained = {p.stage for p in now.trainable if p.model == index}
-    return norms + [d for d in random if d.stage in trained]
 
 
 def _first_eval(events: list[Event]) -> Event:

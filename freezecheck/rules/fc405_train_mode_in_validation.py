@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from freezecheck import modes
 from freezecheck.finding import Finding, Note, Severity
 from freezecheck.modes import Training
 from freezecheck.program import FORWARD, Event, Module, World
 from freezecheck.rule import Rule
+from freezecheck.snapshot import count, summarise
+from freezecheck.timeline import DARK, STEP, Timeline
+from freezecheck.timeline import Event as Heard
 
 _VALIDATION = frozenset(
     "val valid validate validation valloader valset validloader dev test testing testloader testset"
@@ -38,14 +41,16 @@ class TrainModeInValidation(Rule):
 
     ## Bad
 
-    ```python source
+    ```python
     import torch, torchvision
     from torch.nn import functional as F
 
     model = torchvision.models.resnet18(weights="DEFAULT")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    data = torch.utils.data.TensorDataset(torch.randn(4, 3, 32, 32), torch.arange(4))
+    train_loader = val_loader = torch.utils.data.DataLoader(data, batch_size=4)
 
-    for epoch in range(10):
+    for epoch in range(2):
         model.train()
         for images, labels in train_loader:
             optimizer.zero_grad()
@@ -58,14 +63,16 @@ class TrainModeInValidation(Rule):
 
     ## Good
 
-    ```python source
+    ```python
     import torch, torchvision
     from torch.nn import functional as F
 
     model = torchvision.models.resnet18(weights="DEFAULT")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    data = torch.utils.data.TensorDataset(torch.randn(4, 3, 32, 32), torch.arange(4))
+    train_loader = val_loader = torch.utils.data.DataLoader(data, batch_size=4)
 
-    for epoch in range(10):
+    for epoch in range(2):
         model.train()
         for images, labels in train_loader:
             optimizer.zero_grad()
@@ -86,7 +93,7 @@ class TrainModeInValidation(Rule):
     model = torchvision.models.detection.fasterrcnn_mobilenet_v3_large_fpn(weights="DEFAULT")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
 
-    for epoch in range(10):
+    for epoch in range(2):
         model.train()
         for images, targets in train_loader:
             losses = model(images, targets)
@@ -99,14 +106,16 @@ class TrainModeInValidation(Rule):
                 print(model(images, targets))
     ```
 
-    ```python source
+    ```python
     import torch, torchvision
     from torch.nn import functional as F
 
     model = torchvision.models.resnet18(weights="DEFAULT")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    data = torch.utils.data.TensorDataset(torch.randn(4, 3, 32, 32), torch.arange(4))
+    train_loader = val_loader = torch.utils.data.DataLoader(data, batch_size=4)
 
-    for epoch in range(10):
+    for epoch in range(2):
         model.train()
         for images, labels in train_loader:
             optimizer.zero_grad()
@@ -119,7 +128,9 @@ class TrainModeInValidation(Rule):
 
     ## How it is found
 
-    From the text: a forward under `no_grad` in a loop or a function whose name speaks of
+    In a recorded run: BatchNorm layers of the model run in train mode without gradients, after a
+    training step, under functions or in loops whose names speak of validation or test. From
+    the text: a forward under `no_grad` in a loop or a function whose name speaks of
     validation or test, after a training step of the same model, whose BatchNorm layers
     are known to be there and in train mode. Where a mode was set after that step, whichever it
     was, it is taken to be meant.
@@ -137,6 +148,35 @@ class TrainModeInValidation(Rule):
     code = "FC405"
     name = "train-mode-in-validation"
     severity = Severity.WARNING
+
+    def in_timeline(self, timeline: Timeline) -> Iterator[Finding]:
+        told = set()
+        for event in timeline.of(DARK):
+            trained = timeline.last(STEP)
+            if not event.value or event.site in told or trained is None:
+                continue
+            if not event.names or not _is_validation(event.data["said"]):
+                continue
+            mode = _mode(timeline, event)
+            if mode is not None and mode.step == event.step:
+                continue  # set since the last step, so it is meant
+            told.add(event.site)
+            label = event.data["model"]
+            yield self.finding(
+                f"{label} is still in train mode on validation data:"
+                f" {count(len(event.names), 'BatchNorm layer')} ({summarise(list(event.names))})"
+                " normalise with each batch's own statistics and move their running mean and"
+                " variance towards it.",
+                site=event.site,
+                symbol=label,
+                notes=[
+                    *([Note("put in train mode here", mode.site)] if mode else []),
+                    Note("trained here", trained.site),
+                ],
+                fix=_FIX.format(label=label),
+                subject=label,
+                step=event.step,
+            )
 
     def in_source(self, world: World) -> Iterator[Finding]:
         every = modes.trainings(world)
@@ -168,9 +208,12 @@ class TrainModeInValidation(Rule):
                     *([Note("put in train mode here", train.site)] if train else []),
                     Note("trained here", before.forward.site),
                 ],
-                fix=f"call {label}.eval() before the validation, and {label}.train() after it",
+                fix=_FIX.format(label=label),
                 subject=label,
             )
+
+
+_FIX = "call {label}.eval() before the validation, and {label}.train() after it"
 
 
 def _last(every: tuple[Training, ...], event: Event) -> Training | None:
@@ -179,7 +222,13 @@ def _last(every: tuple[Training, ...], event: Event) -> Training | None:
     return next((t for t in reversed(every) if t.root is root and t.step.index < event.index), None)
 
 
-def _is_validation(said: list[str]) -> bool:
+def _mode(timeline: Timeline, dark: Heard) -> Heard | None:
+    """The train() that one of the layers was in when they ran."""
+    before = timeline.until(timeline.order(dark))
+    return next(iter(reversed(list(before.modes(dark.names[0])))), None)
+
+
+def _is_validation(said: Iterable[str]) -> bool:
     """The functions and loops around it speak of validation, and of nothing else."""
     every = [{word.lower() for word in _WORD.findall(name)} for name in said]
     return any(words & _VALIDATION and not words & _OTHER for words in every) and not any(

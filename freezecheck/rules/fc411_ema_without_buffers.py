@@ -6,6 +6,8 @@ from freezecheck import modes
 from freezecheck.finding import Finding, Note, Severity
 from freezecheck.program import ATTRIBUTE, FORWARD, LOAD, Event, Module, World
 from freezecheck.rule import Rule
+from freezecheck.snapshot import count
+from freezecheck.timeline import AVERAGE, STEP, Timeline
 
 _WRITES = frozenset(("data", "copy_()", "mul_()", "add_()", "sub_()", "lerp_()"))
 
@@ -50,15 +52,17 @@ class EmaWithoutBuffers(Rule):
 
     ## Good
 
-    ```python source
+    ```python
     import copy, torch, torchvision
     from torch.nn import functional as F
 
     model = torchvision.models.resnet18(weights="DEFAULT")
     ema = copy.deepcopy(model).eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    data = torch.utils.data.TensorDataset(torch.randn(4, 3, 32, 32), torch.arange(4))
+    train_loader = val_loader = torch.utils.data.DataLoader(data, batch_size=4)
 
-    for epoch in range(10):
+    for epoch in range(2):
         model.train()
         for images, labels in train_loader:
             optimizer.zero_grad()
@@ -77,25 +81,34 @@ class EmaWithoutBuffers(Rule):
     `torch.optim.swa_utils.AveragedModel` copies the buffers at every update, with
     `use_buffers=False` too:
 
-    ```python source
+    ```python
     import torch, torchvision
     from torch.nn import functional as F
 
     model = torchvision.models.resnet18(weights="DEFAULT")
     ema = torch.optim.swa_utils.AveragedModel(model)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.001)
+    data = torch.utils.data.TensorDataset(torch.randn(4, 3, 32, 32), torch.arange(4))
+    train_loader = val_loader = torch.utils.data.DataLoader(data, batch_size=4)
 
-    for epoch in range(10):
+    for epoch in range(2):
         model.train()
         for images, labels in train_loader:
             optimizer.zero_grad()
             F.cross_entropy(model(images), labels).backward()
             optimizer.step()
             ema.update_parameters(model)
-    ema.eval()
+        ema.eval()
+        with torch.no_grad():
+            for images, labels in val_loader:
+                print((ema(images).argmax(1) == labels).float().mean())
     ```
 
     ## How it is found
+
+    In a recorded run: a model that is in no optimizer and is built like one that is trained is
+    evaluated several times. In between its parameters have moved and the model's running
+    means too, its own not at all. The place is that of the evaluation.
 
     From the text: a `deepcopy` of a model in training that has BatchNorm, whose parameters are
     written to after a step of the model's optimizer, and that is then called in eval mode.
@@ -105,7 +118,8 @@ class EmaWithoutBuffers(Rule):
 
     An average that is kept as a dictionary of tensors and put into the model itself for the
     evaluation is not followed. A copy that runs in train mode measures its own statistics, and is
-    left alone.
+    left alone. A run looks at a copy again at its second evaluation, the fourth, the eighth and so
+    on, which are not in the same step.
 
     ## References
 
@@ -115,6 +129,22 @@ class EmaWithoutBuffers(Rule):
     code = "FC411"
     name = "ema-without-buffers"
     severity = Severity.WARNING
+
+    def in_timeline(self, timeline: Timeline) -> Iterator[Finding]:
+        for event in timeline.of(AVERAGE):
+            model, trained = event.data["model"], timeline.last(STEP)
+            yield self.finding(
+                f"{event.value or f'A copy of {model}'} follows the parameters of {model}, and not"
+                f" its buffers: the running mean and variance of"
+                f" {count(event.data['layers'], 'BatchNorm layer')} stay as they were when it was"
+                " copied, and its evaluation uses them.",
+                site=event.site,
+                symbol=event.value,
+                notes=[Note(f"{model} is trained here", trained.site)] if trained else (),
+                fix=_FIX,
+                subject=event.value or model,
+                step=event.step,
+            )
 
     def in_source(self, world: World) -> Iterator[Finding]:
         copies = [m for m in world.roots if m.copied is not None and not m.escaped]
@@ -139,9 +169,12 @@ class EmaWithoutBuffers(Rule):
                     Note("copied here", ema.site),
                     Note("evaluated here", use.site),
                 ],
-                fix="copy the buffers as well, or use torch.optim.swa_utils.AveragedModel",
+                fix=_FIX,
                 subject=label,
             )
+
+
+_FIX = "copy the buffers as well, or use torch.optim.swa_utils.AveragedModel"
 
 
 def _made_of(ema: Module, root: Module) -> bool:
