@@ -151,14 +151,7 @@ class Recorder:
         ):
             last.params.append(weakref.ref(parameter))
         else:
-            around = {} if self.steps else self._circumstances()
-            self.note(FLAG, site=site, params=[parameter], value=value, **around)
-
-    def _circumstances(self) -> dict[str, Any]:
-        """Who writes a flag before the first step, and what has happened by then."""
-        ran = None if self.light else bool(self.modes or self.dark)
-        frame = sys._getframe(2)
-        return {"direct": frames.direct(2), "choices": guards.choices(frame), "ran": ran}
+            self.note(FLAG, site=site, params=[parameter], value=value)
 
     def replaced(self, module: Any) -> None:
         """A module took another one's place. What one line replaces is one event."""
