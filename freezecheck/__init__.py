@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from freezecheck.finding import Edit, Finding, Fix, Note, Severity, Site
     from freezecheck.live.api import SetupError, assert_sane, inspect
     from freezecheck.live.forecast import Forecast, forecast
+    from freezecheck.live.watch import SetupWarning, Watch, watch
     from freezecheck.report.result import Report
     from freezecheck.snapshot import Snapshot
     from freezecheck.timeline import Event, Timeline
@@ -27,13 +28,16 @@ _HOMES = {
     "Note": "finding",
     "Report": "report.result",
     "SetupError": "live.api",
+    "SetupWarning": "live.watch",
     "Severity": "finding",
     "Site": "finding",
     "Snapshot": "snapshot",
     "Timeline": "timeline",
+    "Watch": "live.watch",
     "assert_sane": "live.api",
     "forecast": "live.forecast",
     "inspect": "live.api",
+    "watch": "live.watch",
 }
 
 __all__ = [
@@ -45,13 +49,16 @@ __all__ = [
     "Note",
     "Report",
     "SetupError",
+    "SetupWarning",
     "Severity",
     "Site",
     "Snapshot",
     "Timeline",
+    "Watch",
     "assert_sane",
     "forecast",
     "inspect",
+    "watch",
 ]
 
 

@@ -51,7 +51,8 @@ def _moving(now: Snapshot) -> tuple[list[Param], set[float]]:
     from freezecheck.rates import tops
 
     peaks = [tops(now, index) for index in range(len(now.optimizers))]
-    moved, lrs = [], set()
+    moved: list[Param] = []
+    lrs: set[float] = set()
     for p, move in zip(now.params, predict(now)):
         held = [h for h in p.held if h.optimizer not in now.superseded]
         if p.model == FOREIGN or not held:

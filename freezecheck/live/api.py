@@ -95,12 +95,20 @@ def assert_sane(
     failures = [*_intent(report.snapshot, trainable, frozen), *_modes(report.snapshot, batchnorm)]
     findings = report.at_least(level)
     if failures or findings:
-        raise SetupError(_explain(failures, findings, report), report)
+        raise SetupError(explain(failures, findings, report), report)
     return report
 
 
 def take_snapshot(model: Any, optimizer: Any, scheduler: Any = None) -> Snapshot:
     """The facts about what was given; TypeError for things that are something else."""
+    return capture(*objects(model, optimizer, scheduler))
+
+
+def objects(
+    model: Any, optimizer: Any, scheduler: Any = None
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Models, optimizers and schedulers by their labels; TypeError for things that are something
+    else."""
     torch = values.torch()
     models = _labelled(model, "model", torch.nn.Module, "a torch.nn.Module")
     if not models:
@@ -108,7 +116,7 @@ def take_snapshot(model: Any, optimizer: Any, scheduler: Any = None) -> Snapshot
     kinds = (torch.optim.Optimizer, *fastai.kinds())
     optimizers = _labelled(optimizer, "optimizer", kinds, "a torch.optim.Optimizer")
     schedulers = _labelled(scheduler, "scheduler", None, "a learning-rate scheduler")
-    return capture(models, optimizers, schedulers)
+    return models, optimizers, schedulers
 
 
 def _labelled(given: Any, word: str, kind: Any, wanted: str) -> dict[str, Any]:
@@ -187,7 +195,7 @@ def _list(names: list[str]) -> str:
     return f"{summarise(names, 6)} ({len(names)})" if len(names) > 6 else ", ".join(names)
 
 
-def _explain(failures: list[str], findings: list[Finding], report: Report) -> str:
+def explain(failures: list[str], findings: list[Finding], report: Report) -> str:
     """Everything that a reader of the failed test needs."""
     problems = count(len(failures) + len(findings), "problem")
     place = report.snapshot.place

@@ -134,6 +134,7 @@ def _go_on(recorder: Recorder, folder: str, note: Note) -> None:
             note("step", str(recorder.steps), str(recorder.epoch() or ""))
 
     def end() -> None:
+        recorder.end()
         if os.getpid() == pid and recorder.phases:
             write(folder, recorder, stepped=True)
             note("step", str(recorder.steps), str(recorder.epoch() or ""))

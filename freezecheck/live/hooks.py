@@ -11,7 +11,7 @@ from itertools import chain
 from types import GeneratorType
 from typing import Any
 
-from freezecheck.live import fastai, frames, heard, ranks, values, watched
+from freezecheck.live import fastai, frames, heard, lineage, ranks, values, watched
 from freezecheck.live.patches import Patches
 from freezecheck.live.record import Recorder
 from freezecheck.live.traits import HEADS, traits
@@ -50,8 +50,9 @@ _REARRANGES = frozenset(
 )
 
 
-def install(recorder: Recorder, patches: Patches) -> None:
-    """Put every hook in place; `patches.undo()` takes them out."""
+def install(recorder: Recorder, patches: Patches, *, light: bool = False) -> None:
+    """Put every hook in place; `patches.undo()` takes them out. `light` leaves out those that
+    are called inside a forward pass."""
     torch = values.torch()
     _steps(recorder, patches, torch)
     fastai.install(recorder, patches)
@@ -66,11 +67,13 @@ def install(recorder: Recorder, patches: Patches) -> None:
     _loads(recorder, patches, torch)
     _backward(recorder, patches, torch)
     _clipping(recorder, patches, torch)
-    _losses(recorder, patches, torch)
     _wrappers(recorder, patches, torch)
-    _checkpoints(recorder, patches)
     _name_tests(recorder, patches, torch)
-    _compile(patches, torch)
+    if not light:
+        _forwards(recorder, patches, torch)
+        _losses(recorder, patches, torch)
+        _checkpoints(recorder, patches)
+        _compile(patches, torch)
 
 
 def _steps(recorder: Recorder, patches: Patches, torch: Any) -> None:
@@ -99,8 +102,17 @@ def _optimizers(recorder: Recorder, patches: Patches, torch: Any) -> None:
             original(self, *args, **kwargs)
         params = [p for group in self.param_groups for p in group["params"]]
         rates = tuple(values.number(group.get("lr", 0.0)) for group in self.param_groups)
-        kind = type(self).__name__
-        recorder.built(recorder.note(OPTIMIZER, self, params=params, value=kind, rates=rates))
+        given = lineage.options(self)
+        mark = recorder.note(
+            OPTIMIZER,
+            self,
+            params=params,
+            value=type(self).__name__,
+            rates=rates,
+            again=lineage.again(recorder, params, given),
+            options=given,
+        )
+        recorder.built(mark)
 
     def add_group(original: Any, self: Any, param_group: dict[str, Any]) -> None:
         given = tuple(param_group)
@@ -206,6 +218,9 @@ def _modes(recorder: Recorder, patches: Patches, torch: Any) -> None:
 
     patches.around(module, "train", train)
 
+
+def _forwards(recorder: Recorder, patches: Patches, torch: Any) -> None:
+    """Which modules run, in which mode, with or without gradients."""
     dark = heard.Dark(recorder, torch)
 
     def seen(instance: Any, args: tuple[Any, ...]) -> None:
@@ -234,13 +249,22 @@ def _loads(recorder: Recorder, patches: Patches, torch: Any) -> None:
         )
         return result
 
-    def load_optimizer(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    states = lineage.States(recorder)
+
+    def give_optimizer(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+        state = original(self, *args, **kwargs)
+        states.gave(self, state)
+        return state
+
+    def load_optimizer(original: Any, self: Any, state_dict: Any) -> Any:
         before = _rates(self)
-        result = original(self, *args, **kwargs)
-        recorder.note(LOAD, self, value="optimizer", before=before, after=_rates(self))
+        result = original(self, state_dict)
+        origin = states.origin(self, state_dict)
+        recorder.note(LOAD, self, value="optimizer", before=before, after=_rates(self), **origin)
         return result
 
     patches.around(torch.nn.Module, "load_state_dict", load_model)
+    patches.around(torch.optim.Optimizer, "state_dict", give_optimizer)
     patches.around(torch.optim.Optimizer, "load_state_dict", load_optimizer)
 
 

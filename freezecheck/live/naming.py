@@ -80,6 +80,7 @@ def capture_returned(
     """
     modes = recorder.modes if forward else None
     now = capture(models, optimizers, schedulers, modes=modes)
+    now.trial = forward
     recorder.labels.clear()
     _told(now, recorder, models, optimizers, schedulers)
     return now
@@ -171,7 +172,7 @@ def _place_modes(now: Snapshot, recorder: Recorder, trees: list[dict[str, Any]])
 def _place_calls(now: Snapshot, recorder: Recorder, trees: list[dict[str, Any]]) -> None:
     """How the modules ran whose trainable parameters got no gradient."""
     without = [p for p in now.trainable if p.held and p.grad is None]
-    if not without:
+    if not without or recorder.light:  # which does not hear who runs
         return
     order = {key: position for position, key in enumerate(recorder.modes)}
 

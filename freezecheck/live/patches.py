@@ -10,10 +10,15 @@ _ABSENT = object()
 
 
 class Patches:
-    """A set of replaced attributes. `undo` restores each exactly as it was found."""
+    """A set of replaced attributes. `undo` restores each exactly as it was found.
+
+    Where somebody else has since put a replacement of his own around ours, that one stays,
+    and ours only passes calls through.
+    """
 
     def __init__(self) -> None:
         self._undo: list[Callable[[], None]] = []
+        self._undone = False
 
     def put(self, owner: Any, name: str, value: Any) -> None:
         """Set `owner.name`; an inherited attribute is shadowed, later uncovered."""
@@ -21,6 +26,8 @@ class Patches:
         setattr(owner, name, value)
 
         def restore() -> None:
+            if vars(owner).get(name) is not value:
+                return
             if before is _ABSENT:
                 delattr(owner, name)
             else:
@@ -34,6 +41,8 @@ class Patches:
 
         @functools.wraps(original)
         def replacement(*args: Any, **kwargs: Any) -> Any:
+            if self._undone:
+                return original(*args, **kwargs)
             return wrapper(original, *args, **kwargs)
 
         self.put(owner, name, replacement)
@@ -44,5 +53,6 @@ class Patches:
 
     def undo(self) -> None:
         """Take everything out again, last in first out. Harmless when called twice."""
+        self._undone = True
         while self._undo:
             self._undo.pop()()

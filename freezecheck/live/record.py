@@ -8,6 +8,7 @@ would be without us; they get their names when the record is read (`naming`).
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from bisect import bisect_left
@@ -17,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from freezecheck.finding import Site
-from freezecheck.live import frames, patterns, roots
+from freezecheck.live import frames, guards, patterns, roots
 from freezecheck.live.fingerprint import Fingerprint, Print
 from freezecheck.live.patches import Patches
 from freezecheck.live.rounds import Round
@@ -34,6 +35,7 @@ from freezecheck.timeline import (
     SCHEDULER,
     STEP,
     STRAY,
+    WRAP,
     Event,
     Timeline,
 )
@@ -58,13 +60,16 @@ class Recorder:
 
     `on_ready(recorder)` is called once, inside the optimizer step after which
     enough has been seen: step number `steps`, or the one at which every
-    live optimizer has stepped; `steps` None goes on for ever. `on_phase(recorder)`
+    live optimizer has stepped; `steps` None goes on for ever. Changes are looked for at
+    each step whose number `every` divides. `on_phase(recorder)`
     is called when a phase has been captured, `on_step(recorder)` after each step,
     `on_optimizer` and `on_backward` when the first optimizer is built and when the
     first backward is done.
     """
 
-    def __init__(self, on_ready: Callable[[Recorder], None], steps: int | None = 1) -> None:
+    def __init__(
+        self, on_ready: Callable[[Recorder], None], steps: int | None = 1, every: int = 1
+    ) -> None:
         self.on_ready = on_ready
         self.on_phase: Callable[[Recorder], None] | None = None
         self.on_step: Callable[[Recorder], None] | None = None
@@ -82,6 +87,7 @@ class Recorder:
         self.phases: list[Phase] = []
         self.steps = 0  # begun so far; optimizers that take turns step together in one
         self._wanted = steps
+        self._every = every
         self._turn: set[int] = set()  # ids of the optimizers that stepped in this step
         self._taken: dict[int, int] = {}  # id of an optimizer -> steps taken
         self._backwards = 0
@@ -93,6 +99,9 @@ class Recorder:
         self._fingerprint: Fingerprint | None = None
         self._heard: dict[Any, list[int]] = {}
         self._cuts: list[int] = []  # marks that each phase begins after
+        self.light = False
+        self._models: list[Any] | None = None  # weak, where some were adopted
+        self._strangers: set[int] = set()  # ids of optimizers of other models
         self._ignored: set[int] = set()
         self._reader = patterns.Reader()
         self._asked: set[Any] = set()
@@ -100,15 +109,26 @@ class Recorder:
         self._local = threading.local()
         self._ready = False
 
-    def install(self) -> None:
-        """Put the hooks in place. Models that exist already are left out of the record."""
+    def adopt(self, models: list[Any], optimizers: list[Any], schedulers: list[Any]) -> None:
+        """Record nothing but these, which are there already, and optimizers of their parameters."""
+        self._models = [weakref.ref(m) for m in models]
+        self.optimizers = [weakref.ref(o) for o in optimizers]
+        self.schedulers = [weakref.ref(s) for s in schedulers]
+
+    def install(self, *, light: bool = False) -> None:
+        """Put the hooks in place. Models that exist already are left out of the record, but for
+        adopted ones. `light`: without those inside forward passes, which cost time at every
+        module and are seen by compilers."""
         from freezecheck.live import hooks
 
-        self._ignored = {id(module) for module in roots.live_roots()}
-        hooks.install(self, self._patches)
+        self.light = light
+        if self._models is None:
+            self._ignored = {id(module) for module in roots.live_roots()}
+        hooks.install(self, self._patches, light=light)
 
     def uninstall(self) -> None:
         """Take every hook and patch out again."""
+        self._ready = True  # what is still called, under somebody's later patches, says nothing
         self._patches.undo()
 
     # -- what the hooks say ---------------------------------------------------
@@ -136,7 +156,7 @@ class Recorder:
         heard = self._heard.setdefault((event.kind, event.site, value, subject), [])
         if self.steps not in heard:
             heard.append(self.steps)
-        if len(heard) <= _REPEATS:
+        if (len(heard) <= _REPEATS or event.kind == WRAP) and not self._ready:
             self.marks.append(mark)
         return mark
 
@@ -147,11 +167,18 @@ class Recorder:
         if (
             last
             and last.event.kind == FLAG
-            and (last.event.site, last.event.value) == (site, value)
+            and (last.event.site, last.event.value, last.event.step) == (site, value, self.steps)
         ):
             last.params.append(weakref.ref(parameter))
         else:
-            self.note(FLAG, site=site, params=[parameter], value=value)
+            around = {} if self.steps else self._circumstances()
+            self.note(FLAG, site=site, params=[parameter], value=value, **around)
+
+    def _circumstances(self) -> dict[str, Any]:
+        """Who writes a flag before the first step, and what has happened by then."""
+        ran = None if self.light else bool(self.modes or self.dark)
+        frame = sys._getframe(2)
+        return {"direct": frames.direct(2), "choices": guards.choices(frame), "ran": ran}
 
     def replaced(self, module: Any) -> None:
         """A module took another one's place. What one line replaces is one event."""
@@ -173,10 +200,13 @@ class Recorder:
     def built(self, mark: Mark) -> None:
         """An optimizer was built; whatever had its place in memory before is forgotten."""
         key = id(mark.subject())
+        self._strangers.discard(key)
         for known in (self._taken, self._skipped, self._depth, self._prints, self._round.steps):
             known.pop(key, None)
         self._closures.discard(key)
         self._turn.discard(key)
+        if self._strange(mark.subject()):
+            return
         self.optimizers.append(mark.subject)
         if self.on_optimizer is not None and len(self.optimizers) == 1:
             self.on_optimizer()
@@ -223,6 +253,10 @@ class Recorder:
             callback, self.on_backward = self.on_backward, None
             callback()
 
+    def accumulates(self, optimizer: Any) -> bool:
+        """More backwards have been done than it has taken steps."""
+        return self._backwards > self._taken.get(id(optimizer), 0)
+
     def nested(self, key: str) -> Nesting:
         """`with recorder.nested("train") as outermost:` on this thread."""
         return Nesting(self._local, key)
@@ -233,7 +267,7 @@ class Recorder:
         """Global pre-hook of every optimizer's step. `args` begin with the optimizer."""
         depth = self._depth.get(id(optimizer), 0)
         self._depth[id(optimizer)] = depth + 1
-        if depth or self._ready:
+        if depth or self._ready or self._strange(optimizer):
             return
         self._count(optimizer)
         if any(callable(a) for a in (*args[1:], *kwargs.values())):
@@ -245,11 +279,7 @@ class Recorder:
         """Global post-hook; a subclass that calls `super().step()` is counted once."""
         depth = self._depth.get(id(optimizer), 1) - 1
         self._depth[id(optimizer)] = depth
-    def accumulates(self, optimizer: Any) -> bool:
-        """More backwards have been done than it has taken steps."""
-        return self._backwards > self._taken.get(id(optimizer), 0)
-
-        if depth or self._ready:
+        if depth or self._ready or id(optimizer) in self._strangers:
             return
         if id(optimizer) in self._closures:
             self._at(optimizer)
@@ -272,10 +302,27 @@ class Recorder:
             self._turn.clear()
         self._turn.add(id(optimizer))
 
+    def _strange(self, optimizer: Any) -> bool:
+        """It has nothing of the adopted models."""
+        key = id(optimizer)
+        if self._models is None or key in self._strangers:
+            return self._models is not None
+        if any(o is optimizer for o in alive(self.optimizers)):
+            return False
+        ours = {id(p) for root in self._live() for p in root.parameters()}
+        if ours.isdisjoint(id(p) for group in optimizer.param_groups for p in group["params"]):
+            self._strangers.add(key)
+        return key in self._strangers
+
+    def _live(self) -> list[Any]:
+        """The models that a capture chooses from."""
+        return roots.live_roots(self._ignored) if self._models is None else alive(self._models)
+
     def _at(self, optimizer: Any) -> None:
         """The moment at which an optimizer's step counts: look, where something is new."""
         seen = id(optimizer) in self._round.steps
-        if (seen or self._round.done) and self._changed(optimizer):
+        due = self.steps % self._every == 0 or id(optimizer) not in self._prints
+        if (seen or self._round.done) and due and self._changed(optimizer):
             if not self._round.done:
                 self._close()
             if len(self.phases) < _PHASES:
@@ -312,7 +359,7 @@ class Recorder:
 
     def _look(self, optimizer: Any) -> None:
         """Capture what is true at this step of the optimizer."""
-        live = roots.live_roots(self._ignored)
+        live = self._live()
         self._round.note(optimizer, live)
         self._round.captured(self._capture(live), alive(self.optimizers))
         self._fingerprint = Fingerprint(alive([*self.models.values()]))
@@ -329,6 +376,9 @@ class Recorder:
         if self._round.snapshot is None:
             return
         last = max(self.steps, 1)
+        if self.phases:
+            before = self.phases[-1]
+            before.last = max(before.first, self._round.first - 1)
         self.phases.append(
             Phase(self._round.first, last, self._round.snapshot, epoch=self._round.epoch)
         )
@@ -338,6 +388,11 @@ class Recorder:
             self.timeline()
         if self.on_phase is not None:
             self.on_phase(self)
+
+    def end(self) -> None:
+        """The run is over: a round that still waits for somebody has seen all that it will."""
+        if not self._ready and not self._round.done and self._round.steps:
+            self._close()
 
     def _finish(self) -> None:
         self._ready = True
@@ -353,7 +408,7 @@ class Recorder:
         if self.phases:
             return self.phases[0].snapshot
         if self._round.snapshot is None and alive(self.optimizers):
-            return self._capture(roots.live_roots(self._ignored))
+            return self._capture(self._live())
         return self._round.snapshot
 
     def driven_by_closure(self, optimizer: Any) -> bool:
@@ -365,7 +420,7 @@ class Recorder:
         from freezecheck.live.naming import timeline
 
         # With a snapshot its models are the ones to name; a look at the heap is dear.
-        past, kept = timeline(self, [] if self.models else roots.live_roots(self._ignored))
+        past, kept = timeline(self, [] if self.models else self._live())
         for phase, cut in zip(self.phases, self._cuts):
             phase.events = bisect_left(kept, cut)
         return past

@@ -22,6 +22,14 @@ def lines(findings: Iterable[Finding]) -> Iterator[Line]:
         )
 
 
+def sentence(finding: Finding) -> str:
+    """A finding in one line of prose, for logs and warnings."""
+    where = f"{finding.site}: " if finding.site else ""
+    since = f" (from step {finding.step:,} on)" if finding.step is not None else ""
+    told = " ".join(clean(finding.message).split())
+    return f"{where}{finding.code} {finding.severity}: {told}{since}"
+
+
 def _place(finding: Finding) -> tuple[str, int, int]:
     site = finding.site
     return (site.path, site.line, site.column) if site else ("", 0, 0)
