@@ -12,10 +12,12 @@ computing it. It is entered for good right after `import torch`. Three things ar
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
-from freezecheck.live import fake_files
+from freezecheck.live import fake_files, values
 from freezecheck.live.fake_values import Dispatcher, Note
 from freezecheck.live.patches import Patches
 from freezecheck.live.values import torch
@@ -23,11 +25,10 @@ from freezecheck.live.values import torch
 
 def install(patches: Patches, note: Note) -> None:
     """Let this process go on with fake tensors. `note` hears what has no answer without values."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode = _mode()
     ours = Dispatcher(mode, note)
     patches.put(mode, "dispatch", ours)
+    patches.put(values.hidden, "test", ours.is_fake)
     _tensors(patches)
     _parameters(patches, ours)
     _buffers(patches, ours)
@@ -38,6 +39,21 @@ def install(patches: Patches, note: Note) -> None:
     fake_files.install(patches)
     mode.__enter__()
     patches.later(lambda: mode.__exit__(None, None, None))
+
+
+def _mode() -> Any:
+    """Torch's own mode. Its import looks for the compiler's back end, which takes long, is not
+    needed, and complains when Python ends."""
+    missing = "triton" not in sys.modules
+    if missing:
+        sys.modules["triton"] = None  # type: ignore[assignment]
+    try:
+        from torch._subclasses.fake_tensor import FakeTensorMode
+
+        return FakeTensorMode(allow_non_fake_inputs=True)
+    finally:
+        if missing:
+            del sys.modules["triton"]
 
 
 def _is_plain(tensor: Any) -> bool:
@@ -70,8 +86,13 @@ def _tensors(patches: Patches) -> None:
             memo[id(self)] = self.detach().clone().requires_grad_(self.requires_grad)
         return memo[id(self)]
 
-    for name, function in (("numpy", numpy), ("tolist", tolist), ("__deepcopy__", deepcopy)):
-        patches.put(FakeTensor, name, function)
+    def formatted(self: Any, spec: str) -> str:
+        return format(self.item() if self.dim() == 0 else str(self), spec)
+
+    patches.put(FakeTensor, "numpy", numpy)
+    patches.put(FakeTensor, "tolist", tolist)
+    patches.put(FakeTensor, "__deepcopy__", deepcopy)
+    patches.put(FakeTensor, "__format__", formatted)
 
 
 def _parameters(patches: Patches, ours: Dispatcher) -> None:
@@ -207,15 +228,34 @@ def _process_groups(patches: Patches) -> None:
         return
 
     def init(original: Any, *args: Any, **kwargs: Any) -> Any:
-        import os
-
         from torch.testing._internal.distributed.fake_pg import FakeStore
 
+        rank, size = kwargs.get("rank", -1), kwargs.get("world_size", -1)
         return original(
             "fake",
             store=FakeStore(),
-            rank=max(kwargs.get("rank", -1), 0) or int(os.environ.get("RANK", 0)),
-            world_size=max(kwargs.get("world_size", -1), 0) or int(os.environ.get("WORLD_SIZE", 1)),
+            rank=int(os.environ.get("RANK", 0)) if rank < 0 else rank,
+            world_size=int(os.environ.get("WORLD_SIZE", 1)) if size < 0 else size,
         )
 
+    def unshared(state: Any, bucket: Any) -> Any:
+        future: Any = torch().futures.Future()
+        future.set_result(bucket.buffer())
+        return future
+
+    unshared.__annotations__.clear()  # DistributedDataParallel compares them with its own
+    replicated = torch().nn.parallel.DistributedDataParallel
+    register = replicated.register_comm_hook
+
+    def wrap(original: Any, self: Any, module: Any, *args: Any, **kwargs: Any) -> None:
+        kwargs.update(device_ids=None, output_device=None)
+        original(self, module, **kwargs)
+        register(self, None, unshared)
+
     patches.around(distributed, "init_process_group", init)
+    patches.around(replicated, "__init__", wrap)
+    patches.put(replicated, "register_comm_hook", lambda self, state, hook: None)
+    # SyncBatchNorm refuses the CPU; among ranks that hold no values there is nothing to share.
+    patches.put(replicated, "_passing_sync_batchnorm_handle", lambda self, module: None)
+    norms = torch().nn.modules.batchnorm
+    patches.put(norms.SyncBatchNorm, "forward", norms._BatchNorm.forward)

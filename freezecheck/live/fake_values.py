@@ -1,7 +1,8 @@
 """What fake tensors answer: the dispatcher of `--fake`.
 
 An operation on fake tensors gives fake ones. One on real tensors alone is done for real,
-unless it makes something large out of nothing. Where a value decides, the answer is the
+unless it makes something large out of nothing, or one of them has been written to with
+what has no values: then it has none from then on. Where a value decides, the answer is the
 one that lets the script go on: 1, True, every entry; and nothing is ever NaN or infinite.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +21,12 @@ _SMALL = 2**24  # entries up to which a tensor that is made out of nothing is ma
 _MAKES = ("aten::new_", "aten::repeat")  # these make something large out of a small tensor
 
 Note = Callable[..., None]
+
+
+class _Inside(threading.local):
+    """What this thread is in the middle of."""
+
+    all_fake = False
 
 
 class Dispatcher:
@@ -33,7 +41,8 @@ class Dispatcher:
         self._note = note
         self._shapes_only = mode.dispatch
         self._unanswered = _unanswered()
-        self._everything = False
+        self._inside = _Inside()
+        self._overwritten: dict[int, Any] = {}  # key of a storage -> weak storage
 
     def __call__(
         self, func: Any, types: Sequence[type], args: Sequence[Any] = (), kwargs: Any = None
@@ -41,7 +50,7 @@ class Dispatcher:
         """One operation. `types` are the classes of tensors with a dispatch of their own."""
         kwargs = _on_cpu(kwargs) if kwargs else {}
         name = func.name()
-        if not types and not self._everything and not _large(name, args):
+        if not (types or self._inside.all_fake or _large(name, args) or self._touches(args)):
             return func(*args, **kwargs)
         answer = _ANSWERS.get(name)
         if answer is not None:
@@ -49,34 +58,72 @@ class Dispatcher:
             if found is not NotImplemented:
                 return found
         try:
-            return self._shapes_only(func, types, args, kwargs)
+            with self._all_fake():  # torch asks the mode again for the parts of an operation
+                result = self._shapes_only(func, types, args, kwargs)
         except self._unanswered:
             self._note("unanswered", f"{frames.site(1)}: {func}")
             raise
+        collective = name.startswith("c10d::")  # these do not say that they write
+        if collective or func._schema.is_mutable:
+            self._overwrite(func._schema, args, kwargs, everything=collective)
+        return result
 
     @contextlib.contextmanager
-    def everything(self) -> Iterator[None]:
+    def _all_fake(self) -> Iterator[None]:
         """Inside, also small tensors are fake."""
-        before, self._everything = self._everything, True
+        before, self._inside.all_fake = self._inside.all_fake, True
         try:
-            with self.mode:
-                yield
+            yield
         finally:
-            self._everything = before
+            self._inside.all_fake = before
 
     def like(self, tensor: Any) -> Any:
         """A fake tensor of the same shape, strides and type as a real one."""
-        with self.everything():
+        with self.mode, self._all_fake():
             return torch().empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype)
 
     def empty(self, *shape: int, dtype: Any = None) -> Any:
         """A fake tensor; of positions, if no type is given."""
-        with self.everything():
+        with self.mode, self._all_fake():
             return torch().empty(shape, dtype=dtype or torch().int64)
 
     def is_fake(self, tensor: Any) -> bool:
-        """It has no values."""
-        return bool(self.mode.is_our_fake(tensor))
+        """It has no values, or none that could be known."""
+        return bool(self.mode.is_our_fake(tensor)) or self._touches((tensor,))
+
+    def _overwrite(
+        self, schema: Any, args: Sequence[Any], kwargs: dict[str, Any], *, everything: bool
+    ) -> None:
+        """Real tensors that an operation wrote to, of which it knew the shapes alone."""
+        from torch.multiprocessing.reductions import StorageWeakRef
+
+        for position, argument in enumerate(schema.arguments):
+            alias = argument.alias_info
+            if not (everything or (alias is not None and alias.is_write)):
+                continue
+            given = args[position] if position < len(args) else kwargs.get(argument.name)
+            for tensor in given if isinstance(given, (list, tuple)) else (given,):
+                if type(tensor) in (torch().Tensor, torch().nn.Parameter):
+                    weak = StorageWeakRef(tensor.untyped_storage())
+                    self._overwritten[weak.cdata] = weak
+
+    def _touches(self, args: Sequence[Any]) -> bool:
+        """One of the tensors was written to with what has no values."""
+        if not self._overwritten:
+            return False
+        for arg in args:
+            if isinstance(arg, (list, tuple)):
+                if self._touches(arg):
+                    return True
+            elif isinstance(arg, torch().Tensor) and not self.mode.is_our_fake(arg):
+                if arg.layout is not torch().strided:
+                    continue
+                key = arg.untyped_storage()._cdata
+                weak = self._overwritten.get(key)
+                if weak is not None and not weak.expired():
+                    return True
+                self._overwritten.pop(key, None)
+        return False
 
 
 def _on_cpu(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -193,6 +240,10 @@ def _bincount(ours: Dispatcher, func: Any, tensor: Any, weights: Any = None, lea
     return ours.empty(max(least, 1), dtype=None if weights is None else weights.dtype)
 
 
+def _unscale(ours: Dispatcher, func: Any, gradients: Any, found: Any, scale: Any) -> None:
+    """A gradient scaler finds no infinity, and its scale changes no shape."""
+
+
 def _nms(ours: Dispatcher, func: Any, boxes: Any, *rest: Any) -> Any:
     """No box covers another one."""
     return ours.empty(boxes.shape[0])
@@ -214,5 +265,6 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
     "aten::_unique2": _unique,
     "aten::unique_consecutive": _unique,
     "aten::bincount": _bincount,
+    "aten::_amp_foreach_non_finite_check_and_unscale_": _unscale,
     "torchvision::nms": _nms,
 }

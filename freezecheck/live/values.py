@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from freezecheck.live import unloaded
@@ -34,6 +34,14 @@ class _Names(dict[Any, str]):
         return name
 
 
+class _Hidden:
+    """Which tensors have no values though they look as if they had; none, but under `--fake`."""
+
+    test: Callable[[Any], bool] | None = None
+
+
+hidden = _Hidden()
+
 names = _Names()  # `names[tensor.dtype]` is "float32", `names[tensor.device]` "cuda:0"
 
 
@@ -43,7 +51,9 @@ def readable(tensor: Any) -> Any | None:
     if kind == "DTensor":
         tensor = tensor._local_tensor
         kind = type(tensor).__name__
-    if tensor.is_meta or kind in ("FakeTensor", "FunctionalTensor"):
+    if tensor.is_meta or hasattr(tensor, "fake_mode") or kind == "FunctionalTensor":
+        return None
+    if hidden.test is not None and hidden.test(tensor):
         return None
     return tensor.detach()
 
@@ -95,6 +105,8 @@ def number(value: Any) -> float:
     """A hyper-parameter as a float; torch allows one-element tensors."""
     if isinstance(value, (int, float)):
         return float(value)
+    if hasattr(value, "is_meta") and readable(value) is None:
+        return math.nan
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError):
@@ -117,6 +129,8 @@ def fresh_norm(module: Any) -> bool | None:
         return None
     if any(m != 0 for m in mean) or any(v != 1 for v in var):
         return False
+    if module._parameters.get("weight") is not None and _trained(module) is None:
+        return None
     return not integer(module._buffers.get("num_batches_tracked")) and not _trained(module)
 
 

@@ -84,7 +84,7 @@ class FrozenParametersInOptimizer(Rule):
         for index in now.active:
             frozen = [p for p in now.frozen_held if any(h.optimizer == index for h in p.held)]
             groups = now.optimizers[index].groups
-            owned = [p for p in frozen if p.model != FOREIGN]
+            owned = [p for p in frozen if p.model != FOREIGN and p.grad != "unknown"]
             if owned and len(frozen) < sum(g.tensors - g.duplicates for g in groups):
                 yield self._about(now, past, index, owned)
 
