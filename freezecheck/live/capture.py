@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from freezecheck.live import oddities, optimizers, ranks, sharding, values
+from freezecheck.live import oddities, optimizers, ranks, sharding, unloaded, values
 from freezecheck.live.seen import Seen
 from freezecheck.live.stages import cut
 from freezecheck.live.train_copy import changing
@@ -50,9 +50,10 @@ def capture(
         trees.append(_capture_model(now, known, label, module, seen))
         now.flats.extend(sharding.flats(module, len(now.models) - 1))
     optimizers.capture(now, known, opts, scheds or {}, seen)
-    if recorded:
+    if now.rank is not None:
         one = len(opts) == 1  # of several, each has its gradients at a step of its own
-        now.shared = ranks.shared(models.values(), known, (one and grads) or {})
+        step = (grads if one else {}) if recorded else None
+        now.shared = ranks.shared(models.values(), known, step)
     for index, nodes in enumerate(trees):
         oddities.capture(now, known, index, nodes)
         _weights(now, index, nodes)
@@ -169,5 +170,11 @@ def _head(nodes: Sequence[Node]) -> Head | None:
         weight = node.module._parameters.get("weight")
         if weight is not None and weight.dim() >= 2 and not node.traits.norm:
             fresh = values.fresh_layer(node.module)
+            if fresh is None and values.readable(weight) is None and _was_loaded(nodes):
+                fresh = True  # weights were left out, and not its own
             return Head(node.path, type(node.module).__name__, tuple(weight.shape), fresh)
     return None
+
+
+def _was_loaded(nodes: Sequence[Node]) -> bool:
+    return any(unloaded.holds(node.module) for node in nodes)
