@@ -121,7 +121,7 @@ def _optimizer(
         qualified(type(optimizer)),
         bool(family),
         family=family,
-        defaults=_scalars(getattr(optimizer, "defaults", groups[0] if groups else {})),
+        defaults=scalars(getattr(optimizer, "defaults", groups[0] if groups else {})),
         stepped=bool(optimizer.state),
         part_of=part_of,
     )
@@ -151,7 +151,7 @@ def _group(
         values.number(group.get("weight_decay", group.get("wd")) or 0.0),
         len(tensors),
         0,
-        _scalars(group),
+        scalars(group),
         names=tuple(group.get("param_names", ())),
     )
     state = optimizer.state
@@ -319,8 +319,8 @@ def _family(optimizer: Any) -> str:
     return next(c.__name__ for c in kind.__mro__ if c.__module__.startswith("torch.optim"))
 
 
-def _scalars(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain values among a group's options."""
+def scalars(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values among a group's options, one-element tensors as numbers."""
     result: dict[str, Any] = {}
     for key, value in options.items():
         if _is_scalar(value) or isinstance(value, str):

@@ -104,6 +104,7 @@ class Recorder:
         self._strangers: set[int] = set()  # ids of optimizers of other models
         self._ignored: set[int] = set()
         self._reader = patterns.Reader()
+        self._guards = guards.Guards()
         self._asked: set[Any] = set()
         self._patches = Patches()
         self._local = threading.local()
@@ -178,7 +179,7 @@ class Recorder:
         """Who writes a flag before the first step, and what has happened by then."""
         ran = None if self.light else bool(self.modes or self.dark)
         frame = sys._getframe(2)
-        return {"direct": frames.direct(2), "choices": guards.choices(frame), "ran": ran}
+        return {"direct": frames.direct(2), "choices": self._guards.choices(frame), "ran": ran}
 
     def replaced(self, module: Any) -> None:
         """A module took another one's place. What one line replaces is one event."""
