@@ -46,12 +46,12 @@ def _verb(event: Event) -> str:
 
 
 def changed_since(past: Timeline, label: str, names: Iterable[str]) -> bool:
-    """Some of `names` were unfrozen or put in place after the optimizer was built."""
-    chosen, built = set(names), False
+    """Some of `names` were unfrozen or put in place after the optimizer was built (the last one
+    of that name), which may have been before anything was recorded."""
+    chosen, changed = set(names), False
     for event in past.events:
         if event.kind == OPTIMIZER and event.subject == label:
-            built = True
-        brings_in = event.kind == REPLACE or (event.kind == FLAG and event.value)
-        if built and brings_in and not chosen.isdisjoint(event.names):
-            return True
-    return False
+            changed = False
+        elif event.kind == REPLACE or (event.kind == FLAG and event.value):
+            changed = changed or not chosen.isdisjoint(event.names)
+    return changed

@@ -44,9 +44,15 @@ def install(recorder: Recorder, patches: Patches) -> None:
 def _listen(recorder: Recorder, patches: Patches, home: Any) -> None:
     def init(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
-        params = [p for group in self.param_groups for p in group["params"]]
-        rates = tuple(values.number(group.get("lr", 0.0)) for group in self.param_groups)
-        mark = recorder.note(OPTIMIZER, self, params=params, value=type(self).__name__, rates=rates)
+        groups = self.param_groups
+        mark = recorder.note(
+            OPTIMIZER,
+            self,
+            params=[p for group in groups for p in group["params"]],
+            value=type(self).__name__,
+            rates=tuple(values.number(group.get("lr", 0.0)) for group in groups),
+            options=tuple({k: v for k, v in g.items() if isinstance(v, float)} for g in groups),
+        )
         recorder.built(mark)
 
     def step(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
