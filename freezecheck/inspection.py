@@ -50,7 +50,12 @@ def checked(
     return Report(
         tuple(findings),
         snapshots[0],
-        (*_left_out(run, len(run.reports) - len(used)), *_weights(run, unfit), *run.remarks),
+        (
+            *_left_out(run, len(run.reports) - len(used)),
+            *_weights(run, unfit),
+            *_called(run, findings),
+            *_valueless(run),
+        ),
         Ran(
             command,
             run.outcome,
@@ -68,7 +73,23 @@ def checked(
         tuple(snapshots[1:]),
         used[0].phases if used else (),
         chapters(used[0].phases, used[0].timeline) if used else (),
+        run.memory,
     )
+
+
+# Rules of the live half that say something only where certain values are known.
+_NEED_VALUES = (
+    "FC110", "FC115", "FC119", "FC206", "FC209", "FC301", "FC302", "FC303", "FC413", "FC507",
+)  # fmt: skip
+
+
+def _valueless(run: Run) -> Iterator[str]:
+    """What `--fake` leaves open."""
+    if run.plan.fake:
+        yield (
+            "tensors held no values (--fake): whether weights are pretrained, a head is new or a"
+            f" gradient is zero is not known to {', '.join(_NEED_VALUES[:-1])} and {_NEED_VALUES[-1]}"
+        )
 
 
 def _left_out(run: Run, unfinished: int) -> list[str]:
@@ -84,6 +105,13 @@ def _left_out(run: Run, unfinished: int) -> list[str]:
     if unfinished:
         return [f"{count(unfinished, 'process')} took no step and are left out"]
     return []
+
+
+def _called(run: Run, findings: Sequence[Finding]) -> Iterator[str]:
+    """What is to be said of a function's setup."""
+    yield from run.remarks
+    if run.until != "step" and any(f.code.startswith("FC4") for f in findings):
+        yield "modes are those that the function left; what a training loop does is not known"
 
 
 def _weights(run: Run, unfit: Sequence[Rule]) -> Iterator[str]:

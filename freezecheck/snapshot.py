@@ -295,6 +295,7 @@ class Snapshot:
     rank: int | None = None  # of this process in its group; None: it is in none
     world: int = 1  # processes in that group
     recorded: bool = False  # taken in a recorded run, at an optimizer step
+    trial: bool = False  # forward and backward were ours, in the modes that were found
     torch: str = ""  # torch's version
 
     @property
@@ -399,6 +400,11 @@ class Snapshot:
     def after_backward(self) -> bool:
         """Gradients are there, so a missing one means something."""
         return any(p.grad is not None for p in self.params)
+
+    @property
+    def forwarded(self) -> bool:
+        """The user's own training forward has run, so that the modes are those that count."""
+        return self.recorded or (self.after_backward and not self.trial)
 
     @cached_property
     def by_group(self) -> dict[tuple[int, int], list[Param]]:

@@ -326,6 +326,7 @@ def test_a_setup_without_data(folder, capfd):
     out, err = capfd.readouterr()
     assert err == ""
     text = " ".join(out.split())
+    assert "modes are those" not in text
     assert "judged without gradients: no loader and no loss were returned" in text
     assert "ran `train.py::build --lr 3` in " in text
     assert text.endswith("s; no training step was run")
@@ -352,6 +353,45 @@ def test_a_setup_with_batches_and_a_loss(folder, capfd):
     assert [m["label"] for m in report["models"]] == ["net"]
     assert [o["label"] for o in report["optimizers"]] == ["opt"]
     assert not (folder / "stepped").exists()
+
+
+MODES = """
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+def network():
+    body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+    for trained in body[1].weight.data, body[1].running_mean, body[1].running_var:
+        trained.uniform_(0.5, 1.5)
+    return nn.Sequential(body, nn.Dropout(0.5), nn.Linear(4, 2))
+
+def setup(model):
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    return model, optimizer, [(torch.randn(8, 3, 3, 3), torch.tensor([0, 1] * 4))], F.cross_entropy
+
+def probe():
+    model = network()
+    model[0].requires_grad_(False)
+    return setup(model)
+
+def resting():
+    return setup(network().eval())
+"""
+
+
+@needs_linux
+def test_a_forward_of_ours_says_nothing_about_the_users_modes(folder, capfd):
+    (folder / "train.py").write_text(MODES)
+    _, report = inspect(capfd, "train.py::probe")
+    assert report["run"]["until"] == "backward"
+    assert [(f["code"], f["severity"]) for f in report["findings"]] == [("FC401", "warning")]
+    assert report["left_out"] == [
+        "modes are those that the function left; what a training loop does is not known"
+    ]
+    _, report = inspect(capfd, "train.py::resting")
+    assert report["run"]["until"] == "backward"
+    assert report["findings"] == []
 
 
 @needs_linux

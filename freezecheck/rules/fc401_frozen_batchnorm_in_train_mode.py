@@ -282,7 +282,6 @@ class FrozenBatchnormInTrainMode(Rule):
             mine = [n for n in drifting if n.model == index]
             if not mine:
                 continue
-            seen = now.recorded or now.after_backward
             frozen, train = self._causes(now, past, mine[0])
             yield self.finding(
                 f"Frozen but in train mode: {layers(now, mine)}. Each forward normalises with the"
@@ -293,7 +292,7 @@ class FrozenBatchnormInTrainMode(Rule):
                 notes=self._story(now, frozen, train),
                 fix="put them in eval mode after every model.train(), or override train() so that"
                 " it keeps them there",
-                severity=Severity.ERROR if seen and probes(now, index) else None,
+                severity=Severity.ERROR if now.forwarded and probes(now, index) else None,
                 subject=model.label,
             )
 

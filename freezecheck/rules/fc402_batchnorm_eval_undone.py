@@ -160,7 +160,7 @@ class BatchnormEvalUndone(Rule):
     def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
         if now.recorded:
             yield from self._undone(now, past)
-        elif not now.after_backward:
+        elif not now.forwarded:
             yield from self._will_be(now)
 
     def in_source(self, world: World) -> Iterator[Finding]:

@@ -115,7 +115,7 @@ class TrainingInEvalMode(Rule):
     severity = Severity.ERROR
 
     def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
-        if not (now.recorded or now.after_backward):
+        if not now.forwarded:
             return
         for index, model in enumerate(now.models):
             if "peft" in model.frameworks:

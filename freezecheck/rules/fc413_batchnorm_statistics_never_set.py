@@ -103,7 +103,7 @@ class BatchnormStatisticsNeverSet(Rule):
         frozen = {id(n) for n in now.frozen_norms}
         for index in range(len(now.models)):
             mine = [n for n in fresh if n.model == index]
-            if not (self._all(now, index) and (now.recorded or now.after_backward)):
+            if not (self._all(now, index) and now.forwarded):
                 mine = [n for n in mine if id(n) in frozen]
             if mine:
                 yield self._finding(now, past, index, mine)
