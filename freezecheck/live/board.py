@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from freezecheck.finding import Site
 from freezecheck.live import frames, processes
 from freezecheck.live.processes import Process
+from freezecheck.memory import Memory
 from freezecheck.phases import Phase
 from freezecheck.plain import decode
 from freezecheck.snapshot import Snapshot
@@ -124,8 +125,14 @@ class Board:
         return "call" if self.said("calling") and not self.stepped else "step"
 
     def remarks(self) -> list[str]:
-        """What is to be said of the call of a function."""
-        return [remark for told in self.said("remarks") for remark in json.loads(told)]
+        """What is to be said of the call of a function, and of batches that could not be cut."""
+        remarks = [remark for told in self.said("remarks") for remark in json.loads(told)]
+        return remarks + list(dict.fromkeys(self.said("uncut")))
+
+    def memory(self) -> Memory | None:
+        """Under `--fake`, what the process that needs most would hold."""
+        told = [Memory(*json.loads(text)) for text in self.said("memory")]
+        return max(told, key=lambda memory: memory.total, default=None)
 
     def pending(self, members: Mapping[int, Process]) -> list[int]:
         """Processes that may yet report: those that have an optimizer, and those beside the ones

@@ -37,6 +37,8 @@ def hint(outcome: str, board: Board, status: int | None, timeout: float) -> str:
         return refused[0]
     if raised := board.said("raised"):
         return f"{raised[0]}.{_unavailable(board)}"
+    if valueless := board.said("valueless"):
+        return f"This needs values, which tensors do not have under --fake: {valueless[0]}"
     if outcome == "timeout":
         end = f"The command was stopped after {timeout:g} s"
     elif status is not None and status < 0:
@@ -75,7 +77,8 @@ def _reached(board: Board) -> str:
         return " before it built a torch optimizer."
     if not board.said("backward"):
         return " before its first backward()."
-    return " before its first optimizer step."
+    short = board.said("short")
+    return " before its first optimizer step" + (f": {short[0]}." if short else ".")
 
 
 def _unavailable(board: Board) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from freezecheck.finding import Site
-from freezecheck.live import frames
+from freezecheck.live import frames, imports
 from freezecheck.live.patches import Patches
 
 Note = Callable[..., None]
@@ -95,9 +95,10 @@ _meter: _Meter | None = None
 
 
 def epoch() -> int | None:
-    """Which pass, from 1, the loader is in that most steps were taken on; None: not known."""
-    most = _meter.most if _meter is not None else None
-    return None if most is None else most.passes
+    """Which pass, from 1, the loader is in that most steps were taken on; before any step, the
+    one that gave the latest batch. None: not known."""
+    use = (_meter.most or _meter.last) if _meter is not None else None
+    return None if use is None else use.passes
 
 
 def install(patches: Patches, batches: int, note: Note) -> None:
@@ -120,6 +121,7 @@ def install(patches: Patches, batches: int, note: Note) -> None:
     patches.later(register_optimizer_step_post_hook(meter.stepped).remove)
     _iterators(patches, meter, dataloader._BaseDataLoaderIter, DataLoader)
     _loaders(patches, meter, DataLoader)
+    _lightning(patches, batches)
 
 
 def _iterators(patches: Patches, meter: _Meter, kind: Any, loader_kind: Any) -> None:
@@ -183,6 +185,23 @@ def _loaders(patches: Patches, meter: _Meter, kind: Any) -> None:
     patches.around(kind, "__iter__", enter)
     patches.around(kind, "__len__", _shorter(meter.batches))
     patches.put(kind, "__init_subclass__", classmethod(subclassed))
+
+
+def _lightning(patches: Patches, batches: int) -> None:
+    """Lightning refuses to validate every so many batches of an epoch that has fewer."""
+
+    def setup(original: Any, loop: Any) -> Any:
+        trainer = loop.trainer
+        every, epochs = trainer.val_check_interval, trainer.check_val_every_n_epoch
+        if isinstance(every, int) and epochs is not None:
+            trainer.val_check_interval = min(every, batches)
+        return original(loop)
+
+    def arrived(module: Any) -> None:
+        patches.around(module._FitLoop, "setup_data", setup)
+
+    packages = ("lightning.pytorch", "pytorch_lightning")
+    imports.after(patches, {f"{package}.loops.fit_loop": arrived for package in packages})
 
 
 def _cut(batches: Iterator[Any], meter: _Meter, use: _Use) -> Iterator[Any]:
