@@ -17,16 +17,17 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from freezecheck.live import fake_files, values
-from freezecheck.live.fake_values import Dispatcher, Note
+from freezecheck.live import fake_failure, fake_files, fake_memory, values
+from freezecheck.live.fake_values import Dispatcher
 from freezecheck.live.patches import Patches
 from freezecheck.live.values import torch
 
 
-def install(patches: Patches, note: Note) -> None:
-    """Let this process go on with fake tensors. `note` hears what has no answer without values."""
+def install(patches: Patches, note: Callable[..., None]) -> None:
+    """Let this process go on with fake tensors. `note` hears what they would take
+    (`fake_memory`), and what ended the script for lack of values (`fake_failure`)."""
     mode = _mode()
-    ours = Dispatcher(mode, note)
+    ours = Dispatcher(mode)
     patches.put(mode, "dispatch", ours)
     patches.put(values.hidden, "test", ours.is_fake)
     _tensors(patches)
@@ -37,6 +38,8 @@ def install(patches: Patches, note: Note) -> None:
     _no_cuda(patches)
     _process_groups(patches)
     fake_files.install(patches)
+    fake_memory.install(patches, note)
+    fake_failure.install(note)
     mode.__enter__()
     patches.later(lambda: mode.__exit__(None, None, None))
 

@@ -14,13 +14,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from freezecheck.live import frames
 from freezecheck.live.values import torch
 
 _SMALL = 2**24  # entries up to which a tensor that is made out of nothing is made for real
 _MAKES = ("aten::new_", "aten::repeat")  # these make something large out of a small tensor
-
-Note = Callable[..., None]
 
 
 class _Inside(threading.local):
@@ -36,11 +33,9 @@ class Dispatcher:
     for real; fake ones bring their mode with them.
     """
 
-    def __init__(self, mode: Any, note: Note) -> None:
+    def __init__(self, mode: Any) -> None:
         self.mode = mode
-        self._note = note
         self._shapes_only = mode.dispatch
-        self._unanswered = _unanswered()
         self._inside = _Inside()
         self._overwritten: dict[int, Any] = {}  # key of a storage -> weak storage
 
@@ -57,12 +52,8 @@ class Dispatcher:
             found = answer(self, func, *args, **kwargs)
             if found is not NotImplemented:
                 return found
-        try:
-            with self._all_fake():  # torch asks the mode again for the parts of an operation
-                result = self._shapes_only(func, types, args, kwargs)
-        except self._unanswered:
-            self._note("unanswered", f"{frames.site(1)}: {func}")
-            raise
+        with self._all_fake():  # torch asks the mode again for the parts of an operation
+            result = self._shapes_only(func, types, args, kwargs)
         collective = name.startswith("c10d::")  # these do not say that they write
         if collective or func._schema.is_mutable:
             self._overwrite(func._schema, args, kwargs, everything=collective)
@@ -147,18 +138,6 @@ def _large(name: str, args: Sequence[Any]) -> bool:
         and math.prod(arg) > _SMALL
         for arg in args[:2]
     )
-
-
-def _unanswered() -> tuple[type[Exception], ...]:
-    """What torch raises where the result hangs on values."""
-    from torch._subclasses import fake_tensor
-
-    names = (
-        "DataDependentOutputException",
-        "DynamicOutputShapeException",
-        "UnsupportedOperatorException",
-    )
-    return tuple(getattr(fake_tensor, name) for name in names)
 
 
 # -- answers: each is given the dispatcher, the operation and its arguments ----------

@@ -28,6 +28,7 @@ from freezecheck.live.child import ALIVE, CWD
 from freezecheck.live.interrupts import Interrupts
 from freezecheck.live.plan import Plan
 from freezecheck.live.processes import Tree, adopting_orphans
+from freezecheck.memory import Memory
 
 TIMEOUT = 600.0  # seconds to the first step
 _GRACE = 3.0  # seconds without news, after the first report, for which others are waited for
@@ -61,6 +62,7 @@ class Run:
     # What it was run to: "step"; of a function "call", or "backward" where one was made.
     until: str = "step"
     remarks: list[str] = field(default_factory=list)  # what could not be looked at
+    memory: Memory | None = None  # that fake tensors would take
 
 
 def python_command(script: str, args: Sequence[str] = (), function: str | None = None) -> list[str]:
@@ -132,7 +134,9 @@ def run(
         result.reports = board.reports()
         result.weights_left_out = board.weights_left_out()
         result.until, result.remarks = board.until, board.remarks()
-        result.stderr_tail = "" if show_output else _tail(folder)
+        result.memory = board.memory()
+        if not show_output and not board.said("valueless"):  # that one line says it all
+            result.stderr_tail = _tail(folder)
         result.seconds = time.monotonic() - start
         if result.outcome == "inspected":
             result.hint = hints.late([r for r in result.reports if not r.stepped], _GRACE)

@@ -57,6 +57,7 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         "schedulers": [],
         "phases": [_chapter(chapter) for chapter in report.story],
         "left_out": list(report.left_out),
+        "memory": _memory(report),
         "run": _run(report),
         "summary": _summary(report.findings),
     }
@@ -69,6 +70,17 @@ def report_to_dict(report: Report) -> dict[str, Any]:
         ]
         result["schedulers"] += [_scheduler(s, rank, offset) for s in now.schedulers]
     return result
+
+
+def _memory(report: Report) -> dict[str, int] | None:
+    memory = report.memory
+    if memory is None:
+        return None
+    return {
+        "parameters": memory.parameters,
+        "gradients": memory.gradients,
+        "optimizer_state": memory.optimizer_state,
+    }
 
 
 def _chapter(chapter: Chapter) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from freezecheck.chapters import Chapter
 from freezecheck.finding import Finding, Severity, Site
+from freezecheck.memory import Memory
 from freezecheck.phases import Phase
 from freezecheck.records import dataclass
 from freezecheck.snapshot import Snapshot
@@ -60,6 +61,7 @@ class Report:
     others: tuple[Snapshot, ...] = ()
     phases: tuple[Phase, ...] = ()
     story: tuple[Chapter, ...] = ()
+    memory: Memory | None = None  # that fake tensors would take
 
     @property
     def snapshots(self) -> tuple[Snapshot, ...]:

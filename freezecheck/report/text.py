@@ -153,6 +153,8 @@ def _closing(report: Report, width: int) -> Iterator[Line]:
         yield from wrap(remark, width)
     if report.snapshot.place and not report.ran:
         yield line(f"inspected in {report.snapshot.place}")
+    if report.memory:
+        yield from wrap(f"would hold: {report.memory}", width)
     if report.ran:
         yield from wrap(describe(report.ran), width)
 
