@@ -19,7 +19,6 @@ from freezecheck.finding import Site
 from freezecheck.live import frames, processes
 from freezecheck.live.processes import Process
 from freezecheck.memory import Memory
-from freezecheck.memory import Memory
 from freezecheck.phases import Phase
 from freezecheck.plain import decode
 from freezecheck.snapshot import Snapshot
@@ -129,11 +128,6 @@ class Board:
         """What is to be said of the call of a function, and of batches that could not be cut."""
         remarks = [remark for told in self.said("remarks") for remark in json.loads(told)]
         return remarks + list(dict.fromkeys(self.said("uncut")))
-
-    def memory(self) -> Memory | None:
-        """Under `--fake`, what the process that needs most would hold."""
-        told = [Memory(*json.loads(text)) for text in self.said("memory")]
-        return max(told, key=lambda memory: memory.total, default=None)
 
     def memory(self) -> Memory | None:
         """Under `--fake`, what the process that needs most would hold."""

@@ -39,8 +39,6 @@ def hint(outcome: str, board: Board, status: int | None, timeout: float) -> str:
         return f"{raised[0]}.{_unavailable(board)}"
     if valueless := board.said("valueless"):
         return f"This needs values, which tensors do not have under --fake: {valueless[0]}"
-    if valueless := board.said("valueless"):
-        return f"This needs values, which tensors do not have under --fake: {valueless[0]}"
     if outcome == "timeout":
         end = f"The command was stopped after {timeout:g} s"
     elif status is not None and status < 0:
