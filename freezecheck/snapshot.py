@@ -168,9 +168,9 @@ class Flat:
 class Shared:
     """Parameters that several processes hold in common, as one of them has them.
 
-    `sizes` are sums of absolute values, of the weights and of the gradients, where
-    both are the same in every process at a step: behind `DistributedDataParallel`. A
-    gradient counts if the step uses it.
+    Behind `DistributedDataParallel` weights and gradients are the same in every process at a
+    step: `sizes` and `gradients` are sums of their absolute values, looked at in a recorded run
+    of several processes, and of gradients that the step uses.
     """
 
     by: str  # "DistributedDataParallel", "FullyShardedDataParallel" or "DTensor"
@@ -179,6 +179,8 @@ class Shared:
     names: tuple[str, ...] = ()
     sizes: dict[str, float] = field(default_factory=dict)
     gradients: dict[str, float] = field(default_factory=dict)
+    taken: int | None = None  # tensors whose gradients DistributedDataParallel averages
+    spares: bool = False  # it was told that some of them may get none
 
 
 @dataclass(slots=True)

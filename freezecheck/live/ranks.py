@@ -33,24 +33,29 @@ def wrapped(wrapper: Any) -> dict[str, Any]:
 
 
 def shared(
-    models: Iterable[Any], known: Mapping[int, Param], grads: Mapping[int, str]
+    models: Iterable[Any], known: Mapping[int, Param], grads: Mapping[int, str] | None
 ) -> list[Shared]:
-    """What the models, wrappers and all, keep equal over several processes.
+    """What the models, wrappers and all, keep equal over the processes of their groups.
 
-    `known` are the records of their parameters by id, `grads` tells whose gradients count.
+    `known` are the records of their parameters by id. Values are looked at in a recorded run
+    alone: `grads` has the ids of those whose gradients count at its step; else it is None.
     """
-    if place()[1] < 2:
-        return []
     found = []
     for model in models:
-        for _, unit in modules_of(model):
+        sharded = None
+        for path, unit in modules_of(model):
             kind = type(unit).__name__
-            if kind == "FullyShardedDataParallel":
-                found.append(_listed(unit, known, kind, _members(unit.process_group)))
-            elif isinstance(unit, values.torch().nn.parallel.DistributedDataParallel):
+            if isinstance(unit, values.torch().nn.parallel.DistributedDataParallel):
                 found.append(_replicated(unit, known, grads))
+            elif kind == "FullyShardedDataParallel" and not _below(path, sharded):
+                sharded = path  # has the parameters of the units below it
+                found.append(_listed(unit, known, kind, _members(unit.process_group)))
         found += _on_meshes(model, known)
-    return [part for part in found if len(part.ranks) > 1 and part.names]
+    return [part for part in found if part.names]
+
+
+def _below(path: str, other: str | None) -> bool:
+    return other is not None and f"{path}.".startswith(f"{other}." if other else "")
 
 
 def _distributed() -> Any | None:
@@ -64,7 +69,7 @@ def _members(group: Any) -> tuple[int, ...]:
     return () if home is None else tuple(home.get_process_group_ranks(group))
 
 
-def _replicated(unit: Any, known: Mapping[int, Param], grads: Mapping[int, str]) -> Shared:
+def _replicated(unit: Any, known: Mapping[int, Param], grads: Mapping[int, str] | None) -> Shared:
     """Behind DDP: weights are the same everywhere, and so are gradients at a step."""
     tensors = {
         id(p): p
@@ -73,6 +78,10 @@ def _replicated(unit: Any, known: Mapping[int, Param], grads: Mapping[int, str])
     }
     part = _listed(unit, known, "DistributedDataParallel", _members(unit.process_group))
     part.names = tuple(known[key].name for key in tensors)
+    part.taken = unit._get_ddp_logging_data().get("num_parameter_tensors")
+    part.spares = bool(unit.find_unused_parameters or unit.static_graph)
+    if grads is None or len(part.ranks) < 2:
+        return part
     part.sizes = _sizes({known[key].name: p for key, p in tensors.items()})
     if not unit._comm_hooks:  # a hook may leave each process its own gradients, on purpose
         held = {k: p for k, p in tensors.items() if k in grads and known[k].held}

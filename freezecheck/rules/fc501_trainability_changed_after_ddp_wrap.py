@@ -8,7 +8,7 @@ from freezecheck import account, snapshot, timeline
 from freezecheck.finding import Finding, Note, Severity, Site
 from freezecheck.program import BACKWARD, WRAP, Event, Param, World
 from freezecheck.rule import Rule
-from freezecheck.snapshot import Snapshot, summarise
+from freezecheck.snapshot import Snapshot, count, summarise
 from freezecheck.timeline import FLAG, REPLACE, STEP, Timeline
 
 _DDP = "DistributedDataParallel"
@@ -137,7 +137,7 @@ class TrainabilityChangedAfterDdpWrap(Rule):
 
     In a run: which parameters required grad when the wrapper was built, and which do at
     the step. Of those that the wrapper does not know, a finding names the ones that got a gradient
-    and are in an optimizer.
+    and are in an optimizer. Of finished objects: the wrapper is asked how many it took.
 
     In a text: which parameters require grad is known where the wrapper is built, and known to
     be otherwise at a `backward()` before the model is wrapped again. A freeze counts only if
@@ -161,6 +161,8 @@ class TrainabilityChangedAfterDdpWrap(Rule):
 
     def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
         wraps = {event.subject: event for event in past.of(timeline.WRAP) if event.value == _DDP}
+        if not wraps:
+            yield from self._counted(now)
         for wrap in wraps.values():
             behind = _behind(now, wrap)
             late = [p for p in behind if p.trainable and p.held and p.grad is not None]
@@ -173,6 +175,36 @@ class TrainabilityChangedAfterDdpWrap(Rule):
                 for site, params in _by_line(now, past, wrap, gone, False).items():
                     if site is not None or not wrap.data["static"]:
                         yield self._frozen(now, wrap, site, params)
+
+    def _counted(self, now: Snapshot) -> Iterator[Finding]:
+        """Nobody saw the wrapper being built; it knows how many tensors it then took."""
+        for part in now.shared:
+            names = set(part.names)
+            behind = [p for p in now.owned if p.model == part.model and p.name in names]
+            trainable = [p for p in behind if p.trainable]
+            moving = [p for p in trainable if p.held and (p.grad or not now.after_backward)]
+            if part.taken is None or not moving:
+                continue
+            before = f"{_DDP} was built when {count(part.taken, 'tensor')} required grad;"
+            if len(moving) > part.taken:
+                what = (
+                    f"{before} {len(moving):,} train now, and the gradients of"
+                    f" {len(moving) - part.taken:,} of them are not averaged over the processes,"
+                    " whose copies drift apart."
+                )
+            elif len(trainable) < part.taken and not part.spares:
+                what = (
+                    f"{before} {len(trainable):,} do now. It waits for the gradients of the others,"
+                    " averages none, and the second step raises."
+                )
+            else:
+                continue
+            yield self.finding(
+                what,
+                fix="freeze and unfreeze before the model is wrapped, or wrap it again",
+                subject=now.models[part.model].label,
+                severity=Severity.WARNING if len(part.ranks) == 1 else None,
+            )
 
     def _unfrozen(
         self,
