@@ -15,7 +15,8 @@ from weights import offline_weights
 from freezecheck import catalogue
 from freezecheck.check import check
 from freezecheck.finding import Finding
-from freezecheck.live import frames
+from freezecheck.live import frames, shortened
+from freezecheck.live.patches import Patches
 from freezecheck.live.record import Recorder
 from freezecheck.phases import Phase
 from freezecheck.snapshot import Snapshot
@@ -40,9 +41,11 @@ class Recording:
         return check(rules, timeline=self.timeline, snapshots=snapshots, phases=self.phases)
 
 
-def record(code: str, filename: str = "example.py", steps: int | None = 1) -> Recording:
+def record(
+    code: str, filename: str = "example.py", steps: int | None = 1, batches: int | None = None
+) -> Recording:
     """The record of `code` as a script called `filename`, seeded, to step number `steps`
-    (None: to its end).
+    (None: to its end); with epochs cut to `batches`.
 
     Sites name lines of `filename`, whose text `linecache` gives as for a real file.
     """
@@ -62,12 +65,18 @@ def record(code: str, filename: str = "example.py", steps: int | None = 1) -> Re
 
     recorder = Recorder(ready, steps)
     recorder.install()
+    cut = Patches()
+    if batches is not None:
+        shortened.install(cut, batches, lambda *_: None)
+        recorder.epoch = shortened.epoch
     try:
         with offline_weights():
             exec(compile(code, filename, "exec"), namespace)
+        recorder.end()
     except Stop:
         pass
     finally:
+        cut.undo()
         recorder.uninstall()
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()

@@ -391,8 +391,10 @@ class Recorder:
             self.on_phase(self)
 
     def end(self) -> None:
-        """The run is over: a round that still waits for somebody has seen all that it will."""
-        if not self._ready and not self._round.done and self._round.steps:
+        """The run is over: a round that still waits for somebody has seen all that it will, be
+        it a step that failed."""
+        begun = self._round.steps or (self.phases and self._round.snapshot)
+        if not self._ready and not self._round.done and begun:
             self._close()
 
     def _finish(self) -> None:

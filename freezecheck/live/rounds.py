@@ -57,9 +57,9 @@ class Round:
         return not waiting or max(self.steps.values()) >= _PATIENCE
 
     def close(self) -> None:
-        """Over: whoever has not stepped is idle."""
+        """Over: whoever has not stepped is idle, if anybody has."""
         self.done = True
-        if self.snapshot is None:
+        if self.snapshot is None or not self.steps:
             return
         records = self.snapshot.optimizers
         for record, reference in zip(records, self._captured):

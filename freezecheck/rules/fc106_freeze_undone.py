@@ -1,10 +1,11 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from freezecheck.account import names
 from freezecheck.finding import Finding, Note, Severity, Site
 from freezecheck.held import ids, moments
+from freezecheck.phases import Phase
 from freezecheck.program import (
     ATTRIBUTE,
     BACKWARD,
@@ -18,6 +19,10 @@ from freezecheck.program import (
     World,
 )
 from freezecheck.rule import Rule
+from freezecheck.snapshot import Snapshot, count, summarise
+from freezecheck.story import story
+from freezecheck.timeline import Event as Recorded
+from freezecheck.timeline import Timeline
 
 
 class FreezeUndone(Rule):
@@ -38,7 +43,7 @@ class FreezeUndone(Rule):
 
     ## Bad
 
-    ```python source
+    ```python
     import torch, torchvision
     from torch.nn import functional as F
 
@@ -110,6 +115,10 @@ class FreezeUndone(Rule):
     with nothing in between that uses the model, and the optimizer is first used with these
     parameters in it and trainable.
 
+    In a run, the same: both lines are in one file of the user's, no condition is
+    decided on the way from one to the other, no module has run before, and the first step
+    trains what was frozen.
+
     ## Limits
 
     A freeze of exactly what is unfrozen later is taken for a reset, and an unfreeze that
@@ -124,6 +133,40 @@ class FreezeUndone(Rule):
     code = "FC106"
     name = "freeze-undone"
     severity = Severity.ERROR
+
+    def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
+        trained = {
+            now.path(p.model, p.name): p
+            for p in now.trainable
+            if any(h.optimizer in now.active for h in p.held)
+        }
+        told: set[Site | None] = set()
+        for undo, undone in _undone(past):
+            params = [trained[name] for name in undone if name in trained]
+            if not params or undo.site in told:
+                continue
+            told.add(undo.site)
+            labels = dict.fromkeys(
+                now.optimizers[h.optimizer].label for p in params for h in p.held
+            )
+            models = dict.fromkeys(now.models[p.model].label for p in params)
+            paths = [now.path(p.model, p.name) for p in params]
+            size = count(len(paths), "tensor")
+            one = len(paths) == 1
+            yield self.finding(
+                f"{size} of {summarise([*models])} ({summarise(paths)}) {'was' if one else 'were'}"
+                f" frozen on purpose, and {'is' if one else 'are'} made trainable again here before"
+                f" the first step: {summarise([*labels])} trains {'it' if one else 'them'}.",
+                site=undo.site,
+                symbol=paths[0],
+                notes=story(past, paths, [*labels]),
+                fix=_REMEDY,
+                subject=(*models, *labels),
+            )
+
+    def stands(self, finding: Finding, phase: Phase, phases: Sequence[Phase]) -> bool:
+        """What trains from a later phase on may have been meant to."""
+        return phase is phases[0]
 
     def in_source(self, world: World) -> Iterator[Finding]:
         told: set[Site | None] = set()
@@ -148,9 +191,40 @@ class FreezeUndone(Rule):
             site=undo.site,
             symbol=names(params[:1]),
             notes=[Note("frozen here", freeze.site)],
-            fix="freeze after this line, or leave the frozen part out of it",
+            fix=_REMEDY,
             subject=(model, optimizer.shown),
         )
+
+
+_REMEDY = "freeze after this line, or leave the frozen part out of it"
+
+
+def _undone(past: Timeline) -> Iterator[tuple[Recorded, tuple[str, ...]]]:
+    """Lines that unfreeze more than an earlier one froze, before a module has run, and what
+    that one froze, if nothing wrote to it later."""
+    flags = [e for e in past.of(FLAG) if not e.step]
+    for place, undo in enumerate(flags):
+        if undo.value is not True or undo.data["ran"] is not False or not undo.data["direct"]:
+            continue
+        later = {name for event in flags[place + 1 :] for name in event.names}
+        for freeze in flags[:place]:
+            names = set(freeze.names)
+            if (
+                freeze.value is False
+                and names < set(undo.names)
+                and names
+                and later.isdisjoint(names)
+                and _one_way(freeze, undo)
+            ):
+                yield undo, freeze.names
+
+
+def _one_way(freeze: Recorded, undo: Recorded) -> bool:
+    """The user's own lines of one file, with no condition decided between them."""
+    if not freeze.data["direct"] or not freeze.site or not undo.site:
+        return False
+    same = freeze.site.path == undo.site.path
+    return same and set(undo.data["choices"]) <= set(freeze.data["choices"])
 
 
 def _unfrozen(world: World, end: Event) -> Iterator[tuple[Event, Event, list[Param]]]:

@@ -1,11 +1,18 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
-from freezecheck import account, held, leftover
-from freezecheck.finding import Finding, Severity
+from freezecheck import account, held, leftover, timeline
+from freezecheck.finding import Finding, Severity, Site
+from freezecheck.phases import Phase
 from freezecheck.program import ESCAPE, FLAG, LOAD, OPTIMIZER, REPLACE, Event, Optimizer, World
 from freezecheck.rule import Rule
+from freezecheck.story import story
+from freezecheck.timeline import Timeline
+
+_REMEDY = "build the optimizer once, before the loop"
 
 
 class OptimizerRecreatedEachEpoch(Rule):
@@ -105,6 +112,10 @@ class OptimizerRecreatedEachEpoch(Rule):
     was frozen, unfrozen, replaced or loaded between the two. Plain SGD keeps no
     moments, so it is left alone.
 
+    In a run whose epochs are told by its loader (`inspect --fast-forward`): the line builds an
+    optimizer from the very same tensors, with the same options, in three epochs that follow
+    each other, and again nothing else happened to the model in between.
+
     ## Limits
 
     A loop over tasks, trials or rounds that has epochs inside is left alone: a fresh
@@ -119,6 +130,25 @@ class OptimizerRecreatedEachEpoch(Rule):
     code = "FC208"
     name = "optimizer-recreated-each-epoch"
     severity = Severity.INFO
+
+    def in_phases(self, phases: Sequence[Phase], past: Timeline) -> Iterator[Finding]:
+        times: Counter[Site | None] = Counter()
+        for before, phase in pairwise(phases):
+            built = _built_anew(before, phase, past)
+            if built is None:
+                continue
+            times[built.site] += 1
+            if times[built.site] == _TWICE:
+                yield self.finding(
+                    f"{built.subject} is built anew in each epoch, with the same parameters and"
+                    " options: its moments are lost each time.",
+                    site=built.site,
+                    symbol=built.subject,
+                    notes=story(past, (), [built.subject]),
+                    fix=_REMEDY,
+                    subject=(built.subject, *(m.label for m in phase.snapshot.models)),
+                    step=before.first,
+                )
 
     def in_source(self, world: World) -> Iterator[Finding]:
         told = set()
@@ -136,9 +166,33 @@ class OptimizerRecreatedEachEpoch(Rule):
                 site=event.site,
                 symbol=optimizer.shown,
                 notes=account.story(world, (), [optimizer]),
-                fix="build the optimizer once, before the loop",
+                fix=_REMEDY,
                 subject=(optimizer.shown, *models),
             )
+
+
+_TWICE = 2  # epochs in a row that begin with a new one
+
+
+def _built_anew(before: Phase, phase: Phase, past: Timeline) -> timeline.Event | None:
+    """The event that built the optimizer of one epoch like that of the epoch before, with
+    nothing between them that asks for a new one."""
+    if phase.epoch is None or phase.epoch != (before.epoch or 1) + 1:
+        return None
+    between = past.events[before.events : phase.events]
+    built = next((e for e in between if e.kind == OPTIMIZER), None)
+    if built is None or not built.data.get("again") or not _keeps_moments(built):
+        return None
+    asked = any(
+        e.kind in (REPLACE, LOAD) or (e.kind == FLAG and not set(built.names).isdisjoint(e.names))
+        for e in between
+    )
+    return None if asked else built
+
+
+def _keeps_moments(built: timeline.Event) -> bool:
+    groups = built.data["options"]
+    return any(g.get("momentum") or (g.get("betas") or (0,))[0] for g in groups)
 
 
 def _is_next_pass(one: Event, other: Event) -> bool:

@@ -125,15 +125,14 @@ class StaleOptimizerState(Rule):
                 yield self._kept(now, past, index, kept)
 
     def stands(self, finding: Finding, phase: Phase, phases: Sequence[Phase]) -> bool:
-        """Moments that are kept are worth telling of what rests to the end of the run."""
-        after = (p.snapshot for p in phases if p.first > phase.first)
-        return not any(
-            now.path(p.model, p.name) == finding.symbol for now in after for p in now.trainable
-        )
+        """Moments that are kept are worth telling of what is frozen once, for good."""
+        label, name = finding.subject[0], finding.symbol
+        flags = [flag for flag, _ in _flags(phases, label, name)]
+        return not any(now and not before for before, now in pairwise(flags))
 
     def in_phases(self, phases: Sequence[Phase], past: Timeline) -> Iterator[Finding]:
         told: set[str] = set()
-        for number, phase in enumerate(phases):
+        for phase in phases:
             now = phase.snapshot
             for index in now.active:
                 resumed = [
@@ -141,7 +140,7 @@ class StaleOptimizerState(Rule):
                     for name, param in _trained(now, index).items()
                     if name not in told
                     and _is_kept(param, index, now.optimizers[index])
-                    and _rested(phases[:number], now.optimizers[index].label, name)
+                    and _rested(phases, phase, now.optimizers[index].label, name)
                 ]
                 if resumed:
                     told.update(name for name, _ in resumed)
@@ -275,20 +274,26 @@ def _is_kept(param: Param, index: int, optimizer: Optimizer) -> bool:
     return held.step > taken if held.step else not taken
 
 
-def _rested(before: Sequence[Phase], label: str, name: str) -> bool:
-    """The optimizer trained this parameter, and then others while it was frozen. What rests
-    for single steps, again and again, takes turns with others."""
-    flags: list[tuple[bool, Phase]] = []
-    for phase in before:
-        now = phase.snapshot
-        at = next((i for i in now.active if now.optimizers[i].label == label), None)
-        if at is None or at in now.paused:
-            continue
-        held = (p for p in now.of_optimizer(at) if now.path(p.model, p.name) == name)
-        flags += [(p.trainable, phase) for p in held]
+def _rested(phases: Sequence[Phase], phase: Phase, label: str, name: str) -> bool:
+    """The optimizer trained this parameter before the phase, and then others while it was
+    frozen. What rests for single steps, again and again, takes turns with others."""
+    flags = _flags(phases, label, name)
     rests = [p for (was, _), (flag, p) in pairwise(flags) if was and not flag]
     in_turn = len(rests) > _TURNS and all(p.first == p.last for p in rests)
-    return bool(rests) and not flags[-1][0] and not in_turn
+    before = [flag for flag, p in flags if p.first < phase.first]
+    return True in before and before[-1] is False and not in_turn
+
+
+def _flags(phases: Sequence[Phase], label: str, name: str | None) -> list[tuple[bool, Phase]]:
+    """Whether a parameter was trainable in each phase in which the optimizer trained something."""
+    found: list[tuple[bool, Phase]] = []
+    for phase in phases:
+        now = phase.snapshot
+        at = next((i for i in now.active if now.optimizers[i].label == label), None)
+        if at is not None and at not in now.paused:
+            held = (p for p in now.of_optimizer(at) if now.path(p.model, p.name) == name)
+            found += [(p.trainable, phase) for p in held]
+    return found
 
 
 def _moments(param: Param, optimizer: int) -> str | None:

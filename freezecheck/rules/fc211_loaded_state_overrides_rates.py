@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from freezecheck.finding import Finding, Note, Severity
 from freezecheck.program import LOAD, RATE, SCHEDULER, STEP, Event, Optimizer, World
 from freezecheck.rule import Rule
+from freezecheck.snapshot import Snapshot
+from freezecheck.story import story
+from freezecheck.timeline import GROUP, OPTIMIZER, Timeline
+from freezecheck.timeline import Event as Recorded
 
 _OPTIONS = ("lr", "weight_decay", "momentum")
 
@@ -47,7 +51,7 @@ class LoadedStateOverridesRates(Rule):
 
     The new optimizer takes over the moments of the old one, and its rate:
 
-    ```python source
+    ```python
     import torch
     from torch import nn
 
@@ -110,9 +114,15 @@ class LoadedStateOverridesRates(Rule):
     and about a rate that is given to the constructor alone when the state comes from a
     file: that is how training is resumed.
 
+    In a run, the same two stories, with the rates as they were before and after the loading
+    and as they are at the next step. State of another optimizer counts if that one was built with another
+    rate: if with the same, its schedule has come further, and training goes on from there.
+
     ## Limits
 
-    State that comes from a file is taken to have other rates than the one that was set.
+    In a text, state that comes from a file is taken to have other rates than the one that was
+    set. In a run, a state that was copied on its way from one optimizer to the other counts as
+    that of a file.
 
     ## References
 
@@ -122,6 +132,30 @@ class LoadedStateOverridesRates(Rule):
     code = "FC211"
     name = "loaded-state-overrides-rates"
     severity = Severity.WARNING
+
+    def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
+        for index in now.active:
+            optimizer = now.optimizers[index]
+            load = past.last(LOAD, optimizer.label)
+            if load is None or not load.data.get("before") or not load.data.get("after"):
+                continue
+            after = past.events[past.order(load) + 1 :]
+            groups = [(g.lr, g.weight_decay) for g in optimizer.groups]
+            loaded = [(g["lr"], g["weight_decay"] or 0.0) for g in load.data["after"]]
+            if groups != loaded or any(e.kind == SCHEDULER for e in after):
+                continue  # set again since
+            lost = _lost(past, load)
+            if lost is not None:
+                option, was, becomes, whose = lost
+                yield self.finding(
+                    f"The {option} of {was:g} becomes {becomes:g}{whose}: the state that"
+                    f" {optimizer.label} loads brings its own rates.",
+                    site=load.site,
+                    symbol=optimizer.label,
+                    notes=story(past, (), [optimizer.label]),
+                    fix=_REMEDY,
+                    subject=optimizer.label,
+                )
 
     def in_source(self, world: World) -> Iterator[Finding]:
         told = set()
@@ -175,9 +209,48 @@ class LoadedStateOverridesRates(Rule):
             site=load.site,
             symbol=label,
             notes=[note],
-            fix="set the rates after the state is loaded",
+            fix=_REMEDY,
             subject=label,
         )
+
+
+_REMEDY = "set the rates after the state is loaded"
+
+
+def _lost(past: Timeline, load: Recorded) -> tuple[str, float, float, str] | None:
+    """An option that was chosen and is overwritten: its name, both values, whose the new one is."""
+    pairs = [*zip(load.data["before"], load.data["after"])]
+    if load.data["origin"] == "other":
+        for before, after in pairs:
+            if (was := before["weight_decay"]) is not None and was != after["weight_decay"]:
+                return "weight_decay", was, after["weight_decay"], ", that of another optimizer"
+        # Built with the same rates, the other one has only gone on with its schedule.
+        chosen = load.data["built"]
+    elif load.data["origin"] is None:
+        chosen = _built(past, load)  # what differs from this was set by hand
+    else:
+        return None
+    if chosen is None or len(chosen) != len(pairs):
+        return None
+    for (before, after), rate in zip(pairs, chosen):
+        if before["lr"] not in (rate, after["lr"]):
+            other = ", that of another optimizer" if load.data["origin"] else ""
+            return "lr", before["lr"], after["lr"], other
+    return None
+
+
+def _built(past: Timeline, load: Recorded) -> list[float] | None:
+    """The rates that the groups of an optimizer were given when they were made; None where a
+    schedule or a step may have changed them before the load."""
+    rates: list[float] | None = None
+    for event in past.events[: past.order(load)]:
+        if event.kind == OPTIMIZER and event.subject == load.subject:
+            rates = list(event.data["rates"])
+        elif event.kind == GROUP and event.subject == load.subject and rates is not None:
+            rates.append(event.data["lr"])
+        elif event.kind == SCHEDULER or (event.kind == STEP and event.subject == load.subject):
+            rates = None
+    return rates
 
 
 def _is_final(world: World, load: Event) -> bool:
