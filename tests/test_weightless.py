@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import subprocess
@@ -40,9 +41,9 @@ def needs(package: str) -> Any:
 # -- in process: what scripts do with a state dict --------------------------------
 
 
-@pytest.fixture
-def left_out():
-    """Names of the weights left out so far, with the option in force."""
+@contextlib.contextmanager
+def option():
+    """The option in force; the names of the weights that were left out so far."""
     names: list[str] = []
 
     def note(word: str, *told: str) -> None:
@@ -51,8 +52,16 @@ def left_out():
 
     patches = Patches()
     weightless.install(patches, note)
-    yield names
-    patches.undo()
+    try:
+        yield names
+    finally:
+        patches.undo()
+
+
+@pytest.fixture
+def left_out():
+    with option() as names:
+        yield names
 
 
 def network() -> nn.Sequential:
@@ -158,6 +167,28 @@ def test_downloads_of_weights_are_passed_over(left_out, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@needs("safetensors")
+def test_a_file_of_safetensors_that_is_not_there(left_out, tmp_path):
+    import safetensors.torch
+
+    state = safetensors.torch.load_file(tmp_path / "nowhere.safetensors")
+    assert network().load_state_dict(state).missing_keys == []
+    safetensors.torch.save_file({"a": torch.ones(2)}, tmp_path / "here.safetensors")
+    assert safetensors.torch.load_file(tmp_path / "here.safetensors")["a"].tolist() == [1, 1]
+    assert left_out == [str(tmp_path / "nowhere.safetensors")]
+
+
+@needs("huggingface_hub")
+def test_a_file_of_the_hub_is_left_out_if_it_holds_weights(left_out):
+    from huggingface_hub import file_download
+
+    path = file_download.hf_hub_download("some/repository", filename="model.pth")
+    assert network().load_state_dict(torch.load(path)).missing_keys == []
+    assert left_out == ["some/repository/model.pth"]
+    with pytest.raises(OSError):
+        file_download.hf_hub_download("some/repository", "labels.json")
+
+
 def test_everything_is_put_back(tmp_path):
     before = torch.load, nn.Module.load_state_dict, list(sys.meta_path)
     patches = Patches()
@@ -184,12 +215,96 @@ def test_a_module_is_heard_of_before_its_importer_sees_it(tmp_path, monkeypatch)
     assert module.fetch() == "fetched"
 
 
+# -- the models of each library ---------------------------------------------------
+
+
+def of_timm(left_out, tmp_path):
+    import timm
+
+    model = timm.create_model("resnet18", pretrained=True, num_classes=5)
+    assert [name for name, part in model.named_modules() if not unloaded.holds(part)] == ["fc"]
+    assert all((m.weight != 0).all() for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    timm.create_model("resnet18", checkpoint_path=str(tmp_path / "nowhere.pth"))
+    assert left_out == ["timm/resnet18.a1_in1k", str(tmp_path / "nowhere.pth")]
+    file = tmp_path / "here.pth"
+    torch.save(look_trained(timm.create_model("resnet18")).state_dict(), file)
+    loaded = timm.create_model("resnet18", pretrained=True, pretrained_cfg_overlay={"file": file})
+    assert not unloaded.holds(loaded)
+    assert torch.equal(loaded.fc.weight, torch.load(file)["fc.weight"])
+    with pytest.raises(RuntimeError, match="No pretrained weights exist"):
+        timm.create_model("resnet18", pretrained=True, pretrained_cfg={"num_classes": 1000})
+
+
+def of_transformers(left_out, tmp_path):
+    from transformers import BertConfig, BertForMaskedLM, BertForSequenceClassification, BertModel
+
+    source = look_trained(BertModel(BertConfig(**BERT)))
+    source.save_pretrained(tmp_path / "own")
+    loaded = BertModel.from_pretrained(tmp_path / "own")
+    assert torch.equal(loaded.pooler.dense.weight, source.pooler.dense.weight)
+    assert left_out == []
+    BertConfig(**BERT, architectures=["BertForMaskedLM"]).save_pretrained(tmp_path / "bare")
+    folder = str(tmp_path / "bare")
+    whole = BertForMaskedLM.from_pretrained(folder, dtype=torch.bfloat16)
+    assert (whole.training, whole.dtype, whole.name_or_path) == (False, torch.bfloat16, folder)
+    assert whole.cls.predictions.decoder.weight is whole.bert.embeddings.word_embeddings.weight
+    assert all(unloaded.holds(part) for part in whole.modules())
+    other, told = BertForSequenceClassification.from_pretrained(
+        folder, num_labels=7, output_attentions=True, output_loading_info=True
+    )
+    assert (other.config.num_labels, other.config.output_attentions) == (7, True)
+    assert "classifier.weight" in told["missing_keys"]
+    assert all(unloaded.holds(part) for part in other.bert.modules())
+    assert not unloaded.holds(other.classifier)
+    assert left_out == [folder]
+
+
+def adapters(left_out, folder, kind, **options):
+    """They are in the same state with their weights and without."""
+    import peft
+    from transformers import BertConfig, BertForSequenceClassification
+
+    def base():
+        return BertForSequenceClassification(BertConfig(**BERT))
+
+    def states():
+        for trainable in (False,) if config.is_prompt_learning else (False, True):
+            model = peft.PeftModel.from_pretrained(base(), folder, is_trainable=trainable)
+            yield model, [(n, p.shape, p.requires_grad) for n, p in model.named_parameters()]
+
+    config = getattr(peft, kind)(task_type="SEQ_CLS", **options)
+    peft.get_peft_model(base(), config).save_pretrained(folder)
+    before = list(left_out)
+    with_weights = [flags for _, flags in states()]
+    assert left_out == before
+    (folder / "adapter_model.safetensors").unlink()
+    for (model, flags), expected in zip(states(), with_weights):
+        assert flags == expected
+        parts = [m for n, m in model.named_modules() if "default" in n.split(".")]
+        assert parts
+        assert all(unloaded.holds(part) for part in parts)
+    assert left_out == [*before, str(folder)]
+
+
+def of_peft(left_out, tmp_path):
+    adapters(left_out, tmp_path / "lora", "LoraConfig")
+    adapters(left_out, tmp_path / "prompt", "PromptTuningConfig", num_virtual_tokens=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["timm", "transformers", "peft"])
+def test_models_of(library, tmp_path):
+    """In a process of its own: what a library imports by name stays patched."""
+    pytest.importorskip(library)
+    subprocess.run([sys.executable, __file__, library, str(tmp_path)], check=True, timeout=LIMIT)
+
+
 # -- in a run: the same story as with the weights -----------------------------------
 
 
-def run(script: str, *args: Any, weights: bool = False, **options: Any) -> Run:
+def run(script: str, *args: Any, plan: Plan | None = None, **options: Any) -> Run:
     command = runner.python_command(str(SCRIPTS / script), [str(a) for a in args])
-    return runner.run(command, plan=Plan(weights=weights), timeout=LIMIT, **options)
+    return runner.run(command, plan=plan or Plan(weights=False), timeout=LIMIT, **options)
 
 
 def report(run: Run, script: str) -> Report:
@@ -273,7 +388,7 @@ SAME = [
 @pytest.mark.parametrize(("script", "prepare", "expected"), SAME)
 def test_the_same_setup_and_findings_as_with_the_weights(tmp_path, script, prepare, expected):
     args, files = prepare(tmp_path)
-    with_weights = run(script, *args, weights=True)
+    with_weights = run(script, *args, plan=Plan())
     assert with_weights.outcome == "inspected", with_weights.stderr_tail
     assert with_weights.weights_left_out == []
     for file in files:
@@ -287,6 +402,44 @@ def test_the_same_setup_and_findings_as_with_the_weights(tmp_path, script, prepa
     assert expected == {f.code for f in other.findings if f.severity.name != "INFO"}
     remark = next(line for line in other.left_out if "--no-weights" in line)
     assert "FC119 and FC413" in remark
+
+
+@linux
+@pytest.mark.slow
+def test_without_memory_the_findings_are_the_same():
+    script = "pretrained_torchvision.py"
+    found = report(run(script, plan=Plan(weights=False, fake=True)), script)
+    warnings = {f.code for f in found.findings if f.severity.name != "INFO"}
+    assert warnings == {"FC301", "FC401"}
+
+
+@linux
+@pytest.mark.slow
+def test_a_checkpoint_of_the_run_itself_is_read_back(tmp_path):
+    """What a run that is cut short keeps aside is there for it, and is no weights left out."""
+    script = tmp_path / "phases.py"
+    script.write_text(
+        "import torch, torchvision\n"
+        "model = torchvision.models.resnet18(weights='DEFAULT')\n"
+        "model.requires_grad_(False)\n"
+        "model.fc = torch.nn.Linear(512, 5)\n"
+        "optimizer = torch.optim.SGD(model.fc.parameters(), lr=0.01)\n"
+        "model.eval()\n"
+        "for step in range(4):\n"
+        "    if step == 2:\n"
+        "        model.load_state_dict(torch.load('best.pth'))\n"
+        "        model.layer4.requires_grad_(True)\n"
+        "    optimizer.zero_grad()\n"
+        "    model(torch.randn(2, 3, 32, 32)).sum().backward()\n"
+        "    optimizer.step()\n"
+        "    torch.save(model.state_dict(), 'best.pth')\n"
+    )
+    plan = Plan(steps=None, batches=2, weights=False)
+    result = run(str(script), plan=plan)
+    assert result.outcome == "inspected", result.hint
+    assert result.weights_left_out == ["resnet18-f37072fd.pth"]
+    assert "FC201" in {f.code for f in report(result, str(script)).findings}
+    assert not (tmp_path / "best.pth").exists()
 
 
 @linux
@@ -342,7 +495,7 @@ def hint(script: str, *args: Any, **options: Any) -> str:
 
 @linux
 def test_a_failed_download_names_the_option():
-    said = hint("pretrained_torchvision.py", weights=True, show_output=True)
+    said = hint("pretrained_torchvision.py", plan=Plan(), show_output=True)
     assert "weights could not be loaded; --no-weights goes on without them" in said
     assert "urlopen error" in said
 
@@ -350,7 +503,7 @@ def test_a_failed_download_names_the_option():
 @linux
 @pytest.mark.slow
 def test_a_missing_checkpoint_names_the_option(tmp_path):
-    said = hint("pretrained_file.py", tmp_path / "last.pth", weights=True)
+    said = hint("pretrained_file.py", tmp_path / "last.pth", plan=Plan())
     assert f"{tmp_path / 'last.pth'} is not there; --no-weights goes on without it." in said
 
 
@@ -358,7 +511,7 @@ def test_a_missing_checkpoint_names_the_option(tmp_path):
 @pytest.mark.slow
 @needs("timm")
 def test_a_failed_download_by_timm_names_the_option():
-    assert "--no-weights goes on" in hint("pretrained_timm.py", weights=True)
+    assert "--no-weights goes on" in hint("pretrained_timm.py", plan=Plan())
 
 
 @linux
@@ -366,7 +519,8 @@ def test_a_failed_download_by_timm_names_the_option():
 @needs("transformers")
 def test_a_model_of_the_hub_whose_configuration_is_not_here():
     for weights in (True, False):
-        said = hint("pretrained_transformers.py", "google-bert/bert-base-uncased", weights=weights)
+        plan = Plan(weights=weights)
+        said = hint("pretrained_transformers.py", "google-bert/bert-base-uncased", plan=plan)
         assert "could not be fetched" in said
         assert ("--no-weights leaves out weights alone" in said) is not weights
 
@@ -432,3 +586,9 @@ def test_a_function_that_builds_without_weights_is_told_of_the_option(tmp_path):
     assert done.returncode == 2
     assert "--no-weights goes on without them" in done.stderr
     assert "Traceback" not in done.stderr.splitlines()[0]
+
+
+if __name__ == "__main__":
+    models = {"timm": of_timm, "transformers": of_transformers, "peft": of_peft}
+    with option() as so_far:
+        models[sys.argv[1]](so_far, Path(sys.argv[2]))
