@@ -20,6 +20,8 @@ WITH_VALUE = (
     "--fail-on",
     "--steps",
     "--fast-forward",
+    "--stop-on",
+    "--report",
 )
 
 
@@ -35,12 +37,12 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, Target | None]:
     """
     words, target = list(words), None
     parser = _parser(words[0] if words else "")
-    if words[:1] == ["inspect"]:
+    if words[:1] in (["inspect"], ["watch"]):
         options, target = split(words[1:])
-        words = ["inspect", *options]
+        words = [words[0], *options]
     args, unknown = parser.parse_known_args(words)
     if unknown:
-        where = "; options of the script go after it" if args.command == "inspect" else ""
+        where = "; options of the script go after it" if target else ""
         program = " ".join(("freezecheck", *filter(None, [args.command])))
         raise BadInput(f"unknown option {unknown[0]}{where} (see {program} --help)")
     if args.command is None:
@@ -83,6 +85,7 @@ def _parser(command: str = "") -> argparse.ArgumentParser:
     makers = {
         "lint": _lint_parser,
         "inspect": _inspect_parser,
+        "watch": _watch_parser,
         "rules": _rules_parser,
         "explain": _explain_parser,
     }
@@ -181,8 +184,8 @@ def _inspect_parser(commands: Any) -> None:
         description="Runs your unmodified script as Python would, looks at its models, optimizers and\n"
         "schedulers at the first optimizer step, and stops it there: nothing after that\n"
         "step runs. Options go before SCRIPT; everything after it belongs to the script.\n"
-        "A FUNCTION is called in its place, and the model and optimizer that it returns are\n"
-        "judged; with a loader and a loss among them, after one forward and backward.",
+        "A FUNCTION is called in its place, and the model and optimizer that it returns\n"
+        "are judged; with a loader and a loss among them, after a forward and backward.",
         epilog="examples:\n"
         "  freezecheck inspect train.py --epochs 3 --lr 1e-3\n"
         "  freezecheck inspect --ignore FC212 -m my_package.train\n"
@@ -224,6 +227,32 @@ def _inspect_parser(commands: Any) -> None:
         "--show-output", action="store_true", help="let the script write to standard error"
     )
     parser.add_argument("--output-format", choices=("text", "json"), default="text")
+    _fail_on(parser)
+    _output_options(parser)
+
+
+def _watch_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "watch",
+        help="run a training script to its end and say what is wrong as soon as it is",
+        usage="freezecheck watch [OPTIONS] SCRIPT [ARGS...]\n"
+        "       freezecheck watch [OPTIONS] -m MODULE [ARGS...]\n"
+        "       freezecheck watch [OPTIONS] -- COMMAND [ARGS...]",
+        description="Runs your training for real, as without us, and compares at each step what is\n"
+        "trainable, who is in the optimizer and which modes are on. Findings go to standard\n"
+        "error, at the step since which they are so. Options go before SCRIPT.",
+        epilog="examples:\n"
+        "  freezecheck watch train.py --epochs 30\n"
+        "  freezecheck watch --stop-on error -- torchrun --nproc-per-node 2 train.py",
+        allow_abbrev=False,
+    )
+    _rule_options(parser)
+    parser.add_argument(
+        "--stop-on",
+        choices=("error", "warning"),
+        help="kill the run when a finding of that severity comes up",
+    )
+    parser.add_argument("--report", metavar="FILE", help="write the report as JSON to FILE")
     _fail_on(parser)
     _output_options(parser)
 

@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return COULD_NOT
         if args.command == "inspect":
             return _inspect(args, target)
+        if args.command == "watch":
+            return _watch(args, target)
         if args.command == "lint":
             return _lint(args)
         return _rules(args) if args.command == "rules" else _explain(args)
@@ -181,6 +183,47 @@ def _inspect(args: argparse.Namespace, target: Target | None) -> int:
     return FINDINGS if failed else CLEAN
 
 
+def _watch(args: argparse.Namespace, target: Target | None) -> int:
+    from freezecheck import lint, watching
+    from freezecheck.config import closest
+    from freezecheck.finding import Severity
+
+    _selected(args)  # says now which rule does not exist
+    if target and target.function is not None:
+        raise BadInput("watch runs a script; a function is inspected: freezecheck inspect")
+    command, script = _command(target), _script(target)
+    settings = lint.Settings(_list(args.select), _list(args.ignore))
+    config = closest(script or ".")
+    err = Stream(sys.stderr, color=not args.no_color)
+    report = watching.watch(
+        command,
+        str(target),
+        settings.rules(config),
+        settings,
+        lint.of_script(script, settings) if script else [],
+        stop_on=Severity.parse(args.stop_on) if args.stop_on else None,
+        tell=err.write,
+    )
+    if args.report:
+        _write_json(args.report, report)
+    _print_report(args, report, err)
+    level = args.fail_on or config.fail_on
+    failed = level != "never" and report.at_least(Severity.parse(level))
+    if report.ran is not None and report.ran.outcome != "inspected":
+        return COULD_NOT
+    return FINDINGS if failed else CLEAN
+
+
+def _write_json(path: str, report: Report) -> None:
+    import json
+
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(report.to_dict(), file, indent=2, allow_nan=False)
+    except OSError as problem:
+        raise BadInput(f"{path}: {problem.strerror}") from None
+
+
 def _plan(args: argparse.Namespace, target: Target | None) -> Plan:
     """How far to run, and without what."""
     from freezecheck.live.plan import Plan
@@ -303,15 +346,15 @@ def _progress(args: argparse.Namespace) -> Iterator[Callable[[str], None] | None
         yield on_phase
 
 
-def _print_report(args: argparse.Namespace, report: Report) -> None:
-    """The report on standard output, and what went wrong on standard error."""
+def _print_report(args: argparse.Namespace, report: Report, out: Stream | None = None) -> None:
+    """The report on standard output, or on `out`, and what went wrong on standard error."""
     from freezecheck.report import text
 
-    out = Stream(sys.stdout, color=not args.no_color)
+    out = out or Stream(sys.stdout, color=not args.no_color)
     ran = report.ran
     failed = ran is not None and ran.outcome != "inspected"
     seen = bool(report.snapshot.models or report.snapshot.optimizers or report.findings)
-    if args.output_format == "json":
+    if getattr(args, "output_format", "text") == "json":
         out.json(report.to_dict())
     elif seen or not failed:
         out.show(lambda width, cut: text.layout(report, width, cut=cut, brief=args.quiet))

@@ -109,16 +109,17 @@ def test_split(words, ours, kind, theirs):
 
 
 def test_split_knows_which_options_take_a_value():
-    parser = argparse.ArgumentParser()
-    arguments._inspect_parser(parser.add_subparsers())
-    (subparsers,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
-    taking = [
+    parsers = argparse.ArgumentParser().add_subparsers()
+    arguments._inspect_parser(parsers)
+    arguments._watch_parser(parsers)
+    taking = {
         option
-        for action in subparsers.choices["inspect"]._actions
+        for command in parsers.choices.values()
+        for action in command._actions
         for option in action.option_strings
         if action.nargs is None
-    ]
-    assert sorted(taking) == sorted(arguments.WITH_VALUE)
+    }
+    assert taking == set(arguments.WITH_VALUE)
 
 
 def test_the_script_gets_its_words_as_python_gives_them(script, capfd):
@@ -357,7 +358,7 @@ def test_without_a_command_the_help_is_shown(capsys):
     assert capsys.readouterr().err.startswith("usage: freezecheck")
 
 
-@pytest.mark.parametrize("words", ["--help", "inspect --help", "rules --help", "explain --help"])
+@pytest.mark.parametrize("words", ["--help", "inspect --help", "watch --help", "rules --help", "explain --help"])
 def test_help_fits_a_narrow_terminal(capsys, monkeypatch, words):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as end:

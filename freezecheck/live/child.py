@@ -70,15 +70,20 @@ def start(folder: str, note: Note) -> None:
             try:
                 hook(*args)
             except Exception as error:
-                note("failed", told(error))
-                park(folder)
+                if wanted.watch:  # which goes on without us
+                    recorder.uninstall()
+                    note("unwatched", told(error))
+                else:
+                    note("failed", told(error))
+                    park(folder)
 
         return call
 
     wanted = plan.read(folder)
-    recorder = Recorder(ready, None if wanted.watch else wanted.steps)
-    recorder.on_optimizer = optimizer
-    recorder.on_backward = backward
+    recorder = Recorder(ready, wanted.steps)
+    if not wanted.watch:
+        recorder.on_optimizer = optimizer
+        recorder.on_backward = backward
     for name in ("before_step", "after_step"):
         setattr(recorder, name, guarded(getattr(recorder, name)))
     _prepare(wanted, folder, note)
@@ -89,7 +94,7 @@ def start(folder: str, note: Note) -> None:
     # Models are found among all live objects, of which torch alone makes 250,000;
     # frozen ones are passed over. The script's own come later.
     gc.freeze()
-    recorder.install()
+    recorder.install(light=wanted.watch)
     global running
     running = folder, recorder, note
 

@@ -108,7 +108,7 @@ def run(
         raise ValueError("no command given")
     result = Run(tuple(command), plan=plan or Plan())
     start = time.monotonic()
-    with Interrupts() as interrupts, adopting_orphans(), _folder() as folder:
+    with Interrupts() as interrupts, adopting_orphans(), folder_of_run() as folder:
         result.plan.write(folder)
         board, tree = Board(folder), Tree(folder)
         try:
@@ -146,7 +146,7 @@ def run(
 
 
 @contextlib.contextmanager
-def _folder() -> Iterator[str]:
+def folder_of_run() -> Iterator[str]:
     """The folder of the run, with what its processes look for in it."""
     with tempfile.TemporaryDirectory(prefix="freezecheck-", ignore_cleanup_errors=True) as folder:
         with open(os.path.join(folder, CWD), "w", encoding="utf-8") as file:
@@ -171,11 +171,17 @@ def _sandboxed(command: Sequence[str], folder: str) -> list[str]:
     return sandbox.wrapped(command, folder)
 
 
-def _start(command: Sequence[str], folder: str, show_output: bool) -> subprocess.Popen[bytes]:
+def carrying(folder: str) -> dict[str, str]:
+    """The environment in which every Python process belongs to the run of `folder`."""
     env = dict(os.environ)
     path = os.fsencode(env["PYTHONPATH"]) if "PYTHONPATH" in env else None
     env["PYTHONPATH"] = os.fsdecode(environment.prefixed(path))
     env[os.fsdecode(environment.RUN)] = folder
+    return env
+
+
+def _start(command: Sequence[str], folder: str, show_output: bool) -> subprocess.Popen[bytes]:
+    env = carrying(folder)
     env.setdefault("WANDB_MODE", "disabled")
     with contextlib.ExitStack() as files:
         if show_output:
