@@ -238,9 +238,9 @@ def _watch_parser(commands: Any) -> None:
         usage="freezecheck watch [OPTIONS] SCRIPT [ARGS...]\n"
         "       freezecheck watch [OPTIONS] -m MODULE [ARGS...]\n"
         "       freezecheck watch [OPTIONS] -- COMMAND [ARGS...]",
-        description="Runs your training for real, as without us, and compares at each step what is\n"
-        "trainable, who is in the optimizer and which modes are on. Findings go to standard\n"
-        "error, at the step since which they are so. Options go before SCRIPT.",
+        description="Runs your training for real, as without us, and compares at each step what\n"
+        "is trainable, who is in the optimizer and which modes are on. Findings go to\n"
+        "standard error, at the step since which they are so. Options go before SCRIPT.",
         epilog="examples:\n"
         "  freezecheck watch train.py --epochs 30\n"
         "  freezecheck watch --stop-on error -- torchrun --nproc-per-node 2 train.py",
