@@ -39,7 +39,7 @@ def install(patches: Patches, note: Callable[..., None]) -> None:
     _process_groups(patches)
     fake_files.install(patches)
     fake_memory.install(patches, note)
-    fake_failure.install(note)
+    fake_failure.install(patches, note)
     mode.__enter__()
     patches.later(lambda: mode.__exit__(None, None, None))
 
@@ -218,6 +218,7 @@ def _no_cuda(patches: Patches) -> None:
     cuda = torch().cuda
     patches.put(cuda, "is_available", lambda: False)
     patches.put(cuda, "device_count", lambda: 0)
+    patches.put(torch().Tensor, "pin_memory", lambda self, *args, **kwargs: self)
     for name in _NOTHING:
         patches.put(cuda, name, lambda *args, **kwargs: None)
     for name in _ZERO:

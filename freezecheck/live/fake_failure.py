@@ -9,6 +9,7 @@ from types import TracebackType
 
 from freezecheck.finding import Site
 from freezecheck.live import frames
+from freezecheck.live.patches import Patches
 
 # Errors of fake tensors, by name, since torch has moved them about.
 _ERRORS = frozenset(
@@ -19,9 +20,14 @@ _ERRORS = frozenset(
 _WORDS = ("FakeTensor", "fake tensor", "data pointer", "doesn't have storage", "CPU only")
 
 
-def install(note: Callable[..., None]) -> None:
+def install(patches: Patches, note: Callable[..., None]) -> None:
     """`note("valueless", "train.py:31: operation")` as the process ends, if that is why."""
-    atexit.register(_tell, note)
+
+    def tell() -> None:
+        _tell(note)
+
+    atexit.register(tell)
+    patches.later(lambda: atexit.unregister(tell))
 
 
 def _tell(note: Callable[..., None]) -> None:
