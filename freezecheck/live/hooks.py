@@ -7,6 +7,7 @@ one by one, and dearer ways (function and dispatch modes) were left out.
 from __future__ import annotations
 
 import sys
+import weakref
 from itertools import chain
 from types import GeneratorType
 from typing import Any
@@ -385,6 +386,7 @@ def _wrappers(recorder: Recorder, patches: Patches, torch: Any) -> None:
         told = ranks.wrapped(self) if isinstance(self, distributed) else {}
         taken = [p for p in module.parameters() if p.requires_grad]
         kind = distributed if isinstance(self, distributed) else torch.nn.DataParallel
+        recorder.wrappers[id(module)] = weakref.ref(self)
         recorder.note(WRAP, module, params=taken, value=kind.__name__, **told)
 
     distributed = torch.nn.parallel.DistributedDataParallel

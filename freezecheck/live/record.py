@@ -83,12 +83,14 @@ class Recorder:
         self.dark: dict[int, int] = {}  # id of a module -> steps begun at its last run without grad
         self.samples: dict[int, int] = {}  # id of a batch norm -> batch of that forward
         self.models: dict[str, Any] = {}  # label -> weak root, as last captured
+        self.wrappers: dict[int, Any] = {}  # id of a module -> weak, the newest wrapper around it
         self.labels: dict[int, str] = {}  # id of an optimizer or scheduler -> what it is called
         self.phases: list[Phase] = []
         self.steps = 0  # begun so far; optimizers that take turns step together in one
         self._wanted = steps
         self._every = every
         self._turn: set[int] = set()  # ids of the optimizers that stepped in this step
+        self._late: set[int] = set()  # ids of optimizers built after the first step
         self._taken: dict[int, int] = {}  # id of an optimizer -> steps taken
         self._backwards = 0
         self._skipped: dict[int, int] = {}  # id of an optimizer -> steps a scaler skipped
@@ -209,6 +211,7 @@ class Recorder:
         if self._strange(mark.subject()):
             return
         self.optimizers.append(mark.subject)
+        (self._late.add if self.steps else self._late.discard)(key)
         if self.on_optimizer is not None and len(self.optimizers) == 1:
             self.on_optimizer()
 
@@ -297,7 +300,7 @@ class Recorder:
 
     def _count(self, optimizer: Any) -> None:
         """Whose turn comes again begins a new step; so does who comes in later."""
-        late = id(optimizer) not in self._taken and self.steps > 1
+        late = id(optimizer) not in self._taken and (self.steps > 1 or id(optimizer) in self._late)
         if id(optimizer) in self._turn or late or not self.steps:
             self.steps += 1
             self._turn.clear()
@@ -317,7 +320,9 @@ class Recorder:
 
     def _live(self) -> list[Any]:
         """The models that a capture chooses from."""
-        return roots.live_roots(self._ignored) if self._models is None else alive(self._models)
+        if self._models is not None:
+            return alive(self._models)
+        return roots.live_roots(self._ignored, self.wrappers)
 
     def _at(self, optimizer: Any) -> None:
         """The moment at which an optimizer's step counts: look, where something is new."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from freezecheck.live import frames
@@ -12,13 +13,16 @@ from freezecheck.live.tree import unwrap
 from freezecheck.live.values import torch
 
 
-def live_roots(ignored: Iterable[int] = ()) -> list[Any]:
+def live_roots(
+    ignored: Iterable[int] = (), wrappers: Mapping[int, Any] = MappingProxyType({})
+) -> list[Any]:
     """Modules with parameters that are no other module's child, oldest first.
 
     Forward roots would miss Lightning, whose module is never called. The class
-    is tested by `type`, since `isinstance` wakes lazy proxies. Of several wrappers around one
-    module the newest counts: an older one may be waiting for the garbage collector.
-    `ignored` are ids of modules that are none of our business.
+    is tested by `type`, since `isinstance` wakes lazy proxies. `ignored` are
+    ids of modules that are none of our business. Of several wrappers around one module the
+    newest counts, as an older one may be waiting for the garbage collector: `wrappers` has
+    weak references to them by the id of the module.
     """
     base = torch().nn.Module
     skip = set(ignored)
@@ -31,7 +35,13 @@ def live_roots(ignored: Iterable[int] = ()) -> list[Any]:
         for m in modules
         if id(m) not in children and id(m) not in skip and next(m.parameters(), None) is not None
     ]
-    return list({id(unwrap(root)[0]): root for root in roots}.values())
+    found: dict[int, Any] = {}
+    for root in roots:
+        key = id(unwrap(root)[0])
+        newest = wrappers[key]() if key in wrappers else None
+        if key not in found or any(module is newest for module in root.modules()):
+            found[key] = root
+    return list(found.values())
 
 
 def names(objects: Iterable[Any], fallback: str) -> dict[str, Any]:

@@ -92,6 +92,31 @@ def unfrozen_and_wrapped_again(rank: int) -> nn.Module:
 
 
 @variant
+def wrapped_again_at_each_step(rank: int) -> nn.Module:
+    model = net()
+    model[:4].requires_grad_(False)
+    own_data(rank)
+    for step in range(8):
+        if step == 6:
+            model.requires_grad_(True)
+        ddp = DDP(model)
+        train(ddp, sgd(model), 1)
+    return model
+
+
+@variant
+def thawed_and_frozen_behind_a_wrapper_that_knew_all(rank: int) -> nn.Module:
+    model = net()
+    ddp = DDP(model, find_unused_parameters=True)
+    model[:4].requires_grad_(False)
+    own_data(rank)
+    train(ddp, sgd(model), 2)
+    model.requires_grad_(True)
+    train(ddp, sgd(model), 2)
+    return model
+
+
+@variant
 def frozen_behind_a_wrapper_that_looks(rank: int) -> nn.Module:
     model = net()
     ddp = DDP(model, find_unused_parameters=True)
