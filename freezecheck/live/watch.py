@@ -16,7 +16,7 @@ from freezecheck import catalogue
 from freezecheck.chapters import chapters
 from freezecheck.check import check
 from freezecheck.finding import Finding, Severity
-from freezecheck.live import api
+from freezecheck.live import api, optimizers, schedulers
 from freezecheck.live.record import Recorder
 from freezecheck.report.concise import sentence
 from freezecheck.report.result import Report
@@ -62,7 +62,13 @@ class Watch:
         if self._recorder is None:
             self._recorder = recorder = Recorder(lambda _: None, None, every=self._every)
             recorder.on_phase = self._guarded
-            recorder.adopt(*self._given)
+            models, opts, scheds = self._given
+            # Wrappers, such as accelerate's, take no steps themselves.
+            recorder.adopt(
+                models,
+                [optimizers.unwrap(optimizer) for optimizer in opts],
+                [schedulers.unwrap(scheduler) for scheduler in scheds],
+            )
             self._given = []  # what the user drops is to go
             recorder.install(light=True)
         return self
@@ -120,6 +126,7 @@ class Watch:
         level = self._stop_on
         fatal = [f for f in fresh if level is not None and f.severity >= level]
         if fatal:
+            self.stop()  # callbacks of some frameworks are not told when a run fails
             raise api.SetupError(api.explain([], fatal, self.report), self.report)
 
 
