@@ -271,11 +271,15 @@ class _Diversion:
         def save(original: Any, obj: Any, f: Any, *args: Any, **kw: Any) -> Any:
             return original(obj, self._raw(self._room, f), *args, **kw)
 
+        def save_script(original: Any, m: Any, f: Any, *args: Any, **kw: Any) -> Any:
+            return save(original, m, f, *args, **kw)
+
         def load(original: Any, f: Any, *args: Any, **kw: Any) -> Any:
             return original(self._raw(self.aside.seen, f), *args, **kw)
 
+        self.patches.around(torch, "save", save)
+        self.patches.around(torch.jit, "save", save_script)
         for home in (torch, torch.jit):
-            self.patches.around(home, "save", save)
             self.patches.around(home, "load", load)
         for name in ("save", "load"):
             self.patches.put(torch.serialization, name, getattr(torch, name))
@@ -283,8 +287,8 @@ class _Diversion:
     def _safetensors(self) -> None:
         package, for_torch = import_module("safetensors"), import_module("safetensors.torch")
 
-        def write(original: Any, tensors: Any, filename: Any, *args: Any, **kw: Any) -> Any:
-            return original(tensors, self._raw(self._room, filename), *args, **kw)
+        def write(original: Any, tensor_dict: Any, filename: Any, *args: Any, **kw: Any) -> Any:
+            return original(tensor_dict, self._raw(self._room, filename), *args, **kw)
 
         def read(original: Any, filename: Any, *args: Any, **kw: Any) -> Any:
             return original(self._raw(self.aside.seen, filename), *args, **kw)

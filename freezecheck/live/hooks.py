@@ -138,11 +138,12 @@ def _optimizers(recorder: Recorder, patches: Patches, torch: Any) -> None:
 def _schedulers(recorder: Recorder, patches: Patches, torch: Any) -> None:
     home = torch.optim.lr_scheduler
 
-    def init(original: Any, self: Any, optimizer: Any = None, *args: Any, **kwargs: Any) -> None:
+    def init(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
+        optimizer = args[0] if args else kwargs.get("optimizer")
         with recorder.nested("scheduler") as outermost:
             before = _rates(optimizer) if outermost else None
             last = _last(recorder, optimizer)
-            original(self, optimizer, *args, **kwargs)
+            original(self, *args, **kwargs)
         if before is not None:
             recorder.scheduled(self, before=before, after=_rates(optimizer), last=last)
 
@@ -237,13 +238,13 @@ def _forwards(recorder: Recorder, patches: Patches, torch: Any) -> None:
 
 
 def _loads(recorder: Recorder, patches: Patches, torch: Any) -> None:
-    def load_model(original: Any, self: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
-        result = original(self, state, *args, **kwargs)
+    def load_model(original: Any, self: Any, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(self, state_dict, *args, **kwargs)
         recorder.note(
             LOAD,
             self,
             value="model",
-            given=len(state),
+            given=len(state_dict),
             assign=bool(kwargs.get("assign", len(args) > 1 and args[1])),
             missing=len(getattr(result, "missing_keys", ())),
             unexpected=len(getattr(result, "unexpected_keys", ())),

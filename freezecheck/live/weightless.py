@@ -157,16 +157,16 @@ def _torch(patches: Patches, kept: _Store) -> None:
             return None
         return original(url, *args, **kwargs)
 
-    def load_model(original: Any, self: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
-        dropped = _nothing(kept, self, state)
+    def load_model(original: Any, self: Any, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        dropped = _nothing(kept, self, state_dict)
         if dropped is None:
-            return original(self, state, *args, **kwargs)
+            return original(self, state_dict, *args, **kwargs)
         _pass_for_loaded(self, {name.rpartition(".")[0] for name in dropped})
         return _loaded()
 
-    def load_other(original: Any, self: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(state, LeftOut):
-            original(self, state, *args, **kwargs)
+    def load_other(original: Any, self: Any, state_dict: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(state_dict, LeftOut):
+            original(self, state_dict, *args, **kwargs)
 
     patches.around(torch, "load", load)
     patches.around(torch.hub, "load_state_dict_from_url", from_url)
@@ -245,8 +245,10 @@ def _timm(patches: Patches, kept: _Store, module: ModuleType) -> None:
 
 
 def _timm_file(patches: Patches, kept: _Store, module: ModuleType) -> None:
-    def load(original: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
-        return kept.unless_there(lambda: original(path, *args, **kwargs), path)
+    def load(original: Any, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        return kept.unless_there(
+            lambda: original(checkpoint_path, *args, **kwargs), checkpoint_path
+        )
 
     patches.around(module, "load_state_dict", load)
 
@@ -259,7 +261,14 @@ def _transformers(patches: Patches, kept: _Store, module: ModuleType) -> None:
     original = vars(owner)["from_pretrained"].__func__
     configuration: Any = getattr(module, "PreTrainedConfig", None) or module.PretrainedConfig
 
-    def from_pretrained(cls: Any, name: Any, *args: Any, config: Any = None, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls: Any,
+        pretrained_model_name_or_path: Any,
+        *args: Any,
+        config: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        name = pretrained_model_name_or_path
         if name is None or kwargs.get("state_dict") is not None or _is_own(name, **kwargs):
             return original(cls, name, *args, config=config, **kwargs)
         whole = not kwargs.get("ignore_mismatched_sizes")
@@ -306,9 +315,11 @@ def _peft(patches: Patches, kept: _Store, module: ModuleType) -> None:
             return original(model_id, *args, **kwargs)
         return kept.add(model_id)
 
-    def put(original: Any, model: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(state, LeftOut):
-            return original(model, state, *args, **kwargs)
+    def put(
+        original: Any, model: Any, peft_model_state_dict: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        if not isinstance(peft_model_state_dict, LeftOut):
+            return original(model, peft_model_state_dict, *args, **kwargs)
         adapter = args[0] if args else kwargs.get("adapter_name", "default")
         for path, part in model.named_modules():
             if adapter in path.split("."):
