@@ -125,6 +125,7 @@ def test_which_iterable_has_the_batches(parts):
     endless = iter(batches)
     assert returned.sort((parts.model, endless)).loader is endless
     assert returned.sort((parts.model, {3, 4}, "text")).loader is None
+    assert returned.sort({"net": parts.model, "train_dataset": batches}).loader is None
 
 
 def test_what_is_none_of_these_is_named(parts):
@@ -217,6 +218,19 @@ def test_half_of_a_backward_leaves_no_gradients():
     with pytest.raises(entry.NotTried, match="half way"):
         entry._backward(things)
     assert [p.grad is None for p in model.parameters()] == [True, False, True, True]
+
+
+def test_a_copy_that_is_not_trained_does_not_stand_in_the_way(parts):
+    models = {"net": parts.model, "ema": network()}
+    things = returned.Returned(models, {"opt": parts.opt}, loader=parts.loader, loss=parts.loss)
+    entry._backward(things)
+    assert all(p.grad is not None for p in parts.model.parameters())
+    other = optimizer(models["ema"])
+    things = returned.Returned(
+        models, {"a": parts.opt, "b": other}, loader=parts.loader, loss=parts.loss
+    )
+    with pytest.raises(entry.NotTried, match="several models are trained"):
+        entry._backward(things)
 
 
 def test_models_in_no_optimizer_are_left_out_but_not_all(parts):

@@ -14,8 +14,10 @@ from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from freezecheck.live import child, naming, roots, values
+from freezecheck.live.optimizers import unwrap as unwrap_optimizer
 from freezecheck.live.record import Recorder
 from freezecheck.live.returned import Returned, sort
+from freezecheck.live.schedulers import unwrap as unwrap_scheduler
 from freezecheck.live.tree import unwrap
 from freezecheck.snapshot import Snapshot, summarise
 
@@ -77,7 +79,7 @@ def _unusable(things: Returned, returned: Any, name: str) -> str:
 
 def _backward(things: Returned) -> None:
     """The gradients of one batch, as a training step would have them; NotTried with the reason."""
-    networks = {k: m for k, m in things.models.items() if m is not things.loss}
+    networks = [m for m in _trained(things).values() if m is not things.loss]
     missing = [
         w for w, thing in (("loader", things.loader), ("loss", things.loss)) if thing is None
     ]
@@ -86,8 +88,8 @@ def _backward(things: Returned) -> None:
     if things.loader is None:
         raise NotTried("no loader was returned")
     if len(networks) != 1:
-        raise NotTried("several models were returned, and which one takes a batch is not known")
-    (model,) = networks.values()
+        raise NotTried("several models are trained, and which one takes a batch is not known")
+    (model,) = networks
     before = [p for m in things.models.values() for p in m.parameters() if p.grad is None]
     try:
         batch = _moved(next(iter(things.loader), None), model)
@@ -166,9 +168,10 @@ def _capture(
     aside = [label for label in things.models if label not in models]
     if aside:
         remarks.append(f"not looked at, since in no optimizer: {summarise(aside, 4)}")
-    return naming.capture_returned(
-        recorder, models, things.optimizers, things.schedulers, forward=forward
-    )
+    # Wrapped ones (accelerate's) are not those that the record saw being built.
+    optimizers = {label: unwrap_optimizer(o) for label, o in things.optimizers.items()}
+    schedulers = {label: unwrap_scheduler(s) for label, s in things.schedulers.items()}
+    return naming.capture_returned(recorder, models, optimizers, schedulers, forward=forward)
 
 
 def _trained(things: Returned) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from freezecheck.live import values
 
 _LOSS = re.compile(r"loss|criteri|objective", re.IGNORECASE)
 _BATCHES = re.compile(r"load|batch|data|^dl$|_dl$", re.IGNORECASE)
+_SAMPLES = re.compile(r"dataset|sample|_set$|^ds$|_ds$", re.IGNORECASE)
 _HELD_OUT = re.compile(r"val|test|eval|dev|held", re.IGNORECASE)
 _DEEPEST = 4  # containers within containers
 
@@ -98,8 +99,10 @@ def _kind(label: str, item: Any) -> str:
         return "scaler"
     if hasattr(item, "step") and (hasattr(item, "optimizer") or hasattr(item, "optimizers")):
         return "scheduler"
-    if isinstance(item, torch.utils.data.DataLoader) or _is_batches(item):
+    if isinstance(item, torch.utils.data.DataLoader):
         return "loader"
+    if _is_batches(item):
+        return "other" if _SAMPLES.search(label) else "loader"
     if hasattr(item, "__next__") or (hasattr(item, "__iter__") and _BATCHES.search(label)):
         return "other" if isinstance(item, (str, bytes, torch.Tensor)) else "loader"
     if callable(item) and not isinstance(item, type):
