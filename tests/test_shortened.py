@@ -200,6 +200,25 @@ def test_loaders_that_make_their_own_batches(notes):
     assert list(loader) == list(loader) == [0, 1, 2]
 
 
+def test_loaders_that_are_hardly_loaders(notes):
+    class Odd(DataLoader):
+        def __init__(self):  # without torch's own
+            self.batches = range(50)
+
+        def __eq__(self, other):
+            return False
+
+        def __len__(self):
+            return len(self.batches)
+
+        def __iter__(self):
+            return iter(self.batches)
+
+    loader = Odd()
+    assert list(loader) == list(loader) == [0, 1, 2]
+    assert len(loader) == K
+
+
 def test_accelerate(notes):
     data_loader = pytest.importorskip("accelerate.data_loader")
     data = Counting()

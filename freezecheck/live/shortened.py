@@ -32,7 +32,7 @@ _FRUITLESS = 3  # passes without a step that are too many to be a look at the da
 class _Use:
     """How a loader has been used; one that is built anew for each epoch goes on with it."""
 
-    __slots__ = ("__weakref__", "over", "passes", "steps")
+    __slots__ = ("over", "passes", "steps")
 
     def __init__(self) -> None:
         self.passes = 0
@@ -48,7 +48,7 @@ class _Meter:
         self.note = note
         self.last: _Use | None = None  # of the loader that gave the latest batch
         self.most: _Use | None = None  # of the loader with the most steps
-        self._uses: weakref.WeakKeyDictionary[Any, _Use] = weakref.WeakKeyDictionary()
+        self._uses: dict[int, tuple[Any, _Use]] = {}  # by id, with the loader, held weakly
         self._places: dict[tuple[int, Site | None], tuple[Any, _Use]] = {}
         self._told = 0
         self._blind = 0  # steps on no loader's batch
@@ -56,14 +56,13 @@ class _Meter:
 
     def use(self, loader: Any) -> _Use:
         """The record of a loader."""
-        use = self._uses.get(loader)
-        if use is None:
-            place = (id(loader.dataset), frames.site(2))
+        known = self._uses.get(id(loader))
+        if known is None or known[0]() is not loader:
+            place = (id(getattr(loader, "dataset", loader)), frames.site(2))
             former = self._places.get(place)
             use = _Use() if former is None or former[0]() is not None else former[1]
-            self._uses[loader] = use
-            self._places[place] = (weakref.ref(loader), use)
-        return use
+            known = self._uses[id(loader)] = self._places[place] = (weakref.ref(loader), use)
+        return known[1]
 
     def begin(self, loader: Any) -> _Use:
         """A pass through a loader begins."""
