@@ -121,7 +121,8 @@ class FrozenRandomBackbone(Rule):
     A backbone without norm layers that have weights cannot be judged, and nothing is said. A
     frozen stem alone, or a smaller part of the model, may be random on purpose, and a stage
     with adapters in it is not frozen. Before the first backward it is a warning: weights
-    may still be loaded.
+    may still be loaded. A run in which `--no-weights` left weights out is judged from the
+    text alone.
 
     ## References
 

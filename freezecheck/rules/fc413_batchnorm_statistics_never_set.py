@@ -83,7 +83,8 @@ class BatchnormStatisticsNeverSet(Rule):
     ## Limits
 
     Before the first backward, and outside a recorded run, only frozen layers are judged: a
-    new model may be in eval mode for a moment. Nothing is said without an optimizer.
+    new model may be in eval mode for a moment. Nothing is said without an optimizer, nor
+    of a run in which `--no-weights` left weights out.
 
     ## References
 
