@@ -47,13 +47,14 @@ class Aside:
         os.makedirs(root, exist_ok=True)
         self.root = os.path.realpath(root)
         self._gone: set[str] = set()
-        self._used = False
+        self._used = bool(os.listdir(self.root))
+        self._untouched = os.stat(self.root).st_mtime_ns
 
     @property
     def empty(self) -> bool:
         """Nothing has been kept or removed yet, by any process: every path means itself."""
-        if not self._used:
-            self._used = bool(self._gone) or bool(os.listdir(self.root))
+        if not self._used:  # another process may have been the first
+            self._used = os.stat(self.root).st_mtime_ns != self._untouched
         return not self._used
 
     def place(self, path: Any) -> str:
@@ -114,6 +115,7 @@ class Aside:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
         place = self.place(path)
         os.makedirs(os.path.dirname(place), exist_ok=True)
+        self._used = True
         return place
 
     def brought(self, path: Any) -> str:
@@ -135,6 +137,7 @@ class Aside:
             os.remove(place)
         if os.path.lexists(path):
             self._gone.add(place)
+            self._used = True
 
     def names(self, folder: Any) -> list[str]:
         """What is in a folder, as the script sees it."""
