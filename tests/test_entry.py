@@ -93,6 +93,21 @@ def test_several_are_numbered(parts):
     assert list(found.models) == ["nets[0]", "nets[1]"]
 
 
+def test_a_tuple_has_the_names_of_the_functions_text():
+    def build(flag=True):
+        generator, critic = network(), network()
+        opt = optimizer(generator)
+        if not flag:
+            return None
+        return generator, critic, opt, optimizer(critic)
+
+    found = returned.sort(build(), build)
+    assert list(found.models) == ["generator", "critic"]
+    assert list(found.optimizers) == ["opt", "optimizers[1]"]
+    assert list(returned.sort(build()[:3], build).models) == ["models[0]", "models[1]"]
+    assert list(returned.sort(build(), print).models) == ["models[0]", "models[1]"]
+
+
 def test_a_part_of_a_model_and_a_repetition_count_once(parts):
     found = returned.sort((parts.model, parts.model[0], parts.model, parts.opt, parts.opt))
     assert found.models == {"model": parts.model}
@@ -394,6 +409,7 @@ def resting():
 """
 
 
+@pytest.mark.slow
 @needs_linux
 def test_a_forward_of_ours_says_nothing_about_the_users_modes(folder, capfd):
     (folder / "train.py").write_text(MODES)
@@ -408,6 +424,7 @@ def test_a_forward_of_ours_says_nothing_about_the_users_modes(folder, capfd):
     assert report["findings"] == []
 
 
+@pytest.mark.slow
 @needs_linux
 def test_a_function_in_a_package(folder, capfd):
     inner = folder / "package" / "inner"

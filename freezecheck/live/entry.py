@@ -28,9 +28,9 @@ class NotTried(Exception):
     """Why no forward and backward was made, in words."""
 
 
-def judge(returned: Any, name: str) -> str:
-    """Report on what the function `name` returned, and hold still; or say in one line why not."""
-    things = sort(returned)
+def judge(returned: Any, function: Any, name: str) -> str:
+    """Report on what the function returned, and hold still; or say in one line why not."""
+    things = sort(returned, function)
     if things.models:
         _report(things, name)
     return _unusable(things, returned, name)

@@ -7,7 +7,10 @@ dicts and fields of dataclasses become their labels, and decide where the thing 
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import SimpleNamespace
@@ -34,11 +37,37 @@ class Returned:
     others: tuple[str, ...] = ()  # what is none of these, in words
 
 
-def sort(returned: Any) -> Returned:
-    """Recognise what `returned`, one object or a container of several, is made of."""
+def variables(function: Any, number: int) -> list[str] | None:
+    """What a function calls the things of the tuple that it returns, "" for those without a
+    name; None if no single `return` of its text has so many."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(function))))
+    except (OSError, SyntaxError, TypeError, ValueError):
+        return None
+    tuples = [
+        node.value.elts
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Return) and isinstance(node.value, ast.Tuple)
+    ]
+    fitting = [parts for parts in tuples if len(parts) == number]
+    if len(fitting) != 1 or any(isinstance(part, ast.Starred) for part in fitting[0]):
+        return None
+    return [_variable(part) for part in fitting[0]]
+
+
+def _variable(part: ast.expr) -> str:
+    """`net`; `self.net`; else nothing."""
+    return ast.unparse(part) if isinstance(part, (ast.Name, ast.Attribute)) else ""
+
+
+def sort(returned: Any, function: Any = None) -> Returned:
+    """Recognise what `returned`, one object or a container of several, is made of; the things
+    of a tuple are called as in the text of the `function` that returned it."""
     found: dict[str, list[tuple[str, Any]]] = {}
     seen: set[int] = set()
-    for label, item in _items("", returned, _DEEPEST):
+    named = type(returned) is tuple and variables(function, len(returned))
+    items = zip(named, returned) if named else [("", returned)]
+    for label, item in (each for pair in items for each in _items(*pair, _DEEPEST)):
         if id(item) not in seen:
             seen.add(id(item))
             found.setdefault(_kind(label, item), []).append((label, item))

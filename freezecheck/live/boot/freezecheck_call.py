@@ -58,7 +58,7 @@ def main(kind: str, target: str, dotted: str, *args: str) -> NoReturn:
             raise Refused(f"`{dotted}` returned without having imported torch: {_RETURN}")
         from freezecheck.live import entry
 
-        raise Refused(entry.judge(returned, dotted))
+        raise Refused(entry.judge(returned, function, dotted))
     except Refused as reason:
         note("refused", str(reason))
     except Raised as error:
