@@ -35,13 +35,12 @@ from freezecheck.timeline import (
     SCHEDULER,
     STEP,
     STRAY,
-    WRAP,
     Event,
     Timeline,
 )
 
 _PHASES = 40  # captured at most: a setup that goes on changing is told by then
-_REPEATS = 4  # steps of a phase at which the same event is kept
+_REPEATS = 4  # steps of a phase of which the same event is kept
 _SKIPS = 16  # steps that a gradient scaler may skip, one after the other, to find its scale
 
 
@@ -53,6 +52,15 @@ class Mark:
     subject: Any = None
     params: list[Any] = field(default_factory=list)
     named: bool = False  # the event has names, which it keeps when its objects go
+
+
+@dataclass(slots=True)
+class Heard:
+    """How often the same event has been heard in a phase."""
+
+    times: int = 0  # steps at which it was
+    step: int = -1  # the latest of them
+    latest: list[Mark] = field(default_factory=list)  # its marks at that step
 
 
 class Recorder:
@@ -99,7 +107,7 @@ class Recorder:
         self._round = Round(1, None)
         self._prints: dict[int, Print] = {}  # id of an optimizer -> the setup at its last step
         self._fingerprint: Fingerprint | None = None
-        self._heard: dict[Any, list[int]] = {}
+        self._heard: dict[Any, Heard] = {}  # in this phase
         self._cuts: list[int] = []  # marks that each phase begins after
         self.light = False
         self._models: list[Any] | None = None  # weak, where some were adopted
@@ -153,15 +161,25 @@ class Recorder:
         return self._add(mark, id(subject))
 
     def _add(self, mark: Mark, subject: int = 0) -> Mark:
-        """Keep a mark, unless the same has been heard at several steps of this phase."""
+        """Keep a mark. Of those that are heard at step after step of a phase, the first few
+        and the latest are kept, so that the record does not grow with the run."""
+        if self._ready:
+            return mark
         event = mark.event
         value = None if event.kind == STEP else event.value
-        heard = self._heard.setdefault((event.kind, event.site, value, subject), [])
-        if self.steps not in heard:
-            heard.append(self.steps)
-        if (len(heard) <= _REPEATS or event.kind == WRAP) and not self._ready:
-            self.marks.append(mark)
+        heard = self._heard.setdefault((event.kind, event.site, value, subject), Heard())
+        if heard.step != self.steps:
+            if heard.times >= _REPEATS:
+                self._drop(heard.latest)
+            heard.step, heard.times, heard.latest = self.steps, heard.times + 1, []
+        heard.latest.append(mark)
+        self.marks.append(mark)
         return mark
+
+    def _drop(self, marks: list[Mark]) -> None:
+        for mark in reversed(marks):
+            at = next(i for i in reversed(range(len(self.marks))) if self.marks[i] is mark)
+            del self.marks[at]
 
     def flag(self, parameter: Any, value: bool) -> None:
         """`requires_grad` was written. Writes on one line, one after the other, are one event."""

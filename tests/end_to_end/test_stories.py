@@ -1,0 +1,22 @@
+"""Runs beyond the first step, told in phases: the whole story of each is kept as a text."""
+
+from __future__ import annotations
+
+import pytest
+import stories
+from test_scripts import inspect
+
+STORIES = {
+    "twelve_epochs": (0, "--fast-forward", "2", "twelve_epochs.py"),
+    "twelve_epochs_no_group": (1, "--fast-forward", "2", "twelve_epochs.py", "--no-group"),
+    "twelve_epochs_to_step_10": (0, "--steps", "10", "--sandbox", "twelve_epochs.py"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STORIES)
+def test_story(name: str, request: pytest.FixtureRequest):
+    expected, *command = STORIES[name]
+    code, report = inspect(*command)
+    stories.compare(name, report, update=request.config.getoption("--update-golden"))
+    assert code == expected
