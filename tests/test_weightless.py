@@ -120,6 +120,16 @@ def test_a_layer_that_is_put_in_later_is_new(left_out):
     assert values.fresh_layer(model[3]) is True
 
 
+def test_a_layer_that_takes_a_weight_over_is_no_new_one(left_out):
+    model = network()
+    model.load_state_dict(torch.hub.load_state_dict_from_url("https://nowhere.invalid/a.pth"))
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert isinstance(model[1], nn.SyncBatchNorm)
+    assert values.pretrained([model[1]]) is True
+    model[1] = nn.BatchNorm1d(64)
+    assert values.pretrained([model[1]]) is False
+
+
 def test_a_real_state_dict_is_loaded(left_out, tmp_path):
     torch.load(tmp_path / "nowhere.pth")
     source, model = network(), network()
@@ -547,6 +557,17 @@ def test_errors_about_other_things_are_not_about_weights(tmp_path):
         torchvision.datasets.MNIST(tmp_path, download=True)
 
     assert caught(data) is None
+
+
+def fetch(rank: int) -> None:
+    torch.hub.load_state_dict_from_url("https://nowhere.invalid/a.pth")
+
+
+@pytest.mark.slow
+def test_an_error_of_a_process_that_was_spawned():
+    kind, text = caught(torch.multiprocessing.spawn, fetch)
+    assert kind == "weights"
+    assert "urlopen error" in text
 
 
 def test_an_error_in_a_loop_of_causes_ends():

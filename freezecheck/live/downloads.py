@@ -39,9 +39,12 @@ def tell(note: Callable[..., None], error: BaseException | None = None) -> None:
 
 def unavailable(error: BaseException) -> tuple[str, str] | None:
     """("weights", "file" or "other", what the error says); None: it is about something else."""
-    text = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # Of a process that another one started, there is the text of its error alone.
+    text = lines[-1 if any(line.startswith("Traceback (most") for line in lines) else 0]
     chain = list(_chain(error))
     functions = {name for each in chain for name in _functions(each)}
+    functions |= {line.rpartition(", in ")[2] for line in lines if line.startswith("  File ")}
     if functions & _WEIGHTS:
         return "weights", text
     for each in chain:

@@ -88,7 +88,7 @@ def _unavailable(board: Board) -> str:
         kind, _, text = said.partition("\t")
         if kind == "other":
             only = " (--no-weights leaves out weights alone)" if without else ""
-            return f" What a model is made of could not be fetched{only}: {text}"
+            return f" A file of a hub could not be fetched{only}: {text}"
         if kind == "file":
             ending = "cannot stand in for it here" if without else "goes on without it"
             return f" {text} is not there; --no-weights {ending}."

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Collection
 from typing import Any
 
-_modules: dict[int, weakref.ref[Any]] = {}
+_marked: dict[int, weakref.ref[Any]] = {}  # modules and their parameters, by id
 
 
 def add(root: Any, but: Collection[str] = ()) -> None:
@@ -17,10 +17,16 @@ def add(root: Any, but: Collection[str] = ()) -> None:
     which would not have got any."""
     for path, module in root.named_modules():
         if path not in but:
-            _modules[id(module)] = weakref.ref(module)
+            own = [p for p in module._parameters.values() if p is not None]
+            _marked.update((id(item), weakref.ref(item)) for item in (module, *own))
 
 
 def holds(module: Any) -> bool:
-    """The module would have had loaded weights."""
-    reference = _modules.get(id(module))
-    return reference is not None and reference() is module
+    """The module would have had loaded weights; or one whose weight it took over, as
+    `convert_sync_batchnorm` makes them."""
+    return any(_is_marked(item) for item in (module, module._parameters.get("weight")))
+
+
+def _is_marked(item: Any) -> bool:
+    reference = _marked.get(id(item))
+    return reference is not None and reference() is item
