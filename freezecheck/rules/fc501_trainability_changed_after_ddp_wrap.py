@@ -214,7 +214,9 @@ class TrainabilityChangedAfterDdpWrap(Rule):
         params: Sequence[snapshot.Param],
     ) -> Finding:
         names = [_symbol(now, p) for p in params]
+        model = now.models[params[0].model]
         alone = wrap.data["processes"] == 1
+        framed = any("lightning" in name for name in model.frameworks)
         return self.finding(
             f"{summarise(names)} {_verb(names, 'trains', 'train')} behind DistributedDataParallel,"
             f" which was built when {_verb(names, 'it', 'they')} did not:"
@@ -224,8 +226,10 @@ class TrainabilityChangedAfterDdpWrap(Rule):
             site=site or wrap.site,
             symbol=names[0],
             notes=[Note("wrapped here", wrap.site)],
-            fix="unfreeze before the model is wrapped, or wrap it again after this",
-            subject=now.models[params[0].model].label,
+            fix="train what comes after the unfreezing in another fit(), which wraps the model anew"
+            if framed
+            else "unfreeze before the model is wrapped, or wrap it again after this",
+            subject=model.label,
             severity=Severity.WARNING if alone else None,
         )
 

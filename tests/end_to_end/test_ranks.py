@@ -37,6 +37,7 @@ def test_lightning_unfreezes_the_backbone_behind_ddp():
     assert (code, found["code"], found["step"]) == (1, "FC501", 11)
     assert "backbone.0.weight, backbone.0.bias and 2 more" in found["message"]
     assert found["line"] == line_of(script, "trainer.fit(")
+    assert "in another fit()" in found["fix"]["message"]
     assert report["run"]["ranks"] == [0, 1]
 
 
