@@ -108,7 +108,9 @@ def _left_out(run: Run, unfinished: int) -> list[str]:
 
 
 def _called(run: Run, findings: Sequence[Finding]) -> Iterator[str]:
-    """What is to be said of a function's setup."""
+    """What is to be said of a function's setup, if it was seen to the end."""
+    if run.outcome != "inspected":
+        return
     yield from run.remarks
     if run.until != "step" and any(f.code.startswith("FC4") for f in findings):
         yield "modes are those that the function left; what a training loop does is not known"

@@ -472,6 +472,19 @@ def test_a_function_that_steps_is_stopped_there(folder, capfd):
 
 
 @needs_linux
+def test_a_function_that_hangs_is_told_where(folder, capfd):
+    (folder / "train.py").write_text(
+        "import time\ndef build():\n    open('there', 'w').close()\n    time.sleep(600)\n"
+    )
+    code, report = inspect(capfd, "--timeout", "5", "train.py::build")
+    assert code == cli.COULD_NOT
+    assert (folder / "there").exists()
+    assert report["run"]["outcome"] == "timeout"
+    assert [(at["line"], at["function"]) for at in report["run"]["stood_at"]] == [(4, "build")]
+    assert report["left_out"] == []
+
+
+@needs_linux
 def test_a_file_that_trains_when_imported_is_told_of(folder, capfd):
     (folder / "train.py").write_text(SETUP.replace('if __name__ == "__main__":', "trains()\nif 0:"))
     _, report = inspect(capfd, "train.py::build")
