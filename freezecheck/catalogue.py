@@ -75,6 +75,7 @@ MODULES = (
     "fc501_trainability_changed_after_ddp_wrap",
     "fc502_mixed_trainability_in_flat_parameter",
     "fc503_reentrant_checkpoint_frozen_inputs",
+    "fc504_compiled_graph_ignores_unfreeze",
     "fc505_ranks_disagree",
     "fc506_backbone_finetuning_trains_batchnorm",
     "fc507_loss_gets_wrong_input",

@@ -32,6 +32,7 @@ STEP = "step"
 DARK = "dark"  # a model ran with gradients switched off, after the first step: value is training
 OVERRUN = "overrun"  # a cosine schedule stepped clearly past its end
 AVERAGE = "average"  # a copy evaluated whose parameters have moved and whose statistics have not
+RESET = "reset"  # torch.compiler.reset(): everything is compiled anew
 FACT = "fact"  # something seen in a framework's own objects; value says what
 
 

@@ -18,6 +18,7 @@ from freezecheck.live.tree import unwrap
 from freezecheck.timeline import AVERAGE
 
 if TYPE_CHECKING:
+    from freezecheck.live.namer import Namer
     from freezecheck.live.record import Recorder
 
 _SAMPLES = 3  # tensors of a kind that stand for all
@@ -42,8 +43,9 @@ class _Copy:
 class Averages:
     """The copies met so far."""
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(self, recorder: Recorder, namer: Namer) -> None:
         self._recorder = recorder
+        self._namer = namer
         self._met: dict[int, _Copy | None] = {}  # id of a BatchNorm layer -> what it is part of
 
     def evaluated(self, norm: Any, root: Any, site: Site | None) -> None:
@@ -69,7 +71,8 @@ class Averages:
         if model is None or _is_trained(root, self._recorder):
             return
         layers = len(_norms(root))
-        self._recorder.note(AVERAGE, model, site=site, value=_name(root), layers=layers)
+        mark = self._recorder.note(AVERAGE, model, site=site, value=_name(root), layers=layers)
+        self._namer.give(mark)
 
     def _meet(self, root: Any) -> _Copy | None:
         """The copy, if it is one, of a model of the run."""

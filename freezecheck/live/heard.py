@@ -1,6 +1,7 @@
-"""What a recorder hears beyond the first step: forwards without gradients, schedules at their end.
+"""What a recorder hears beyond the first step: forwards without gradients, schedules at their
+end, compiled graphs that are reset.
 
-Both are asked about at every forward or scheduler step, so each begins with one look into
+Forwards and schedules are asked about at every forward or scheduler step, so each begins with one look into
 a dictionary, and what has been heard since the last optimizer step is not heard again.
 """
 
@@ -12,7 +13,6 @@ import math
 import sys
 import weakref
 from collections.abc import Iterator
-from functools import cache
 from types import FrameType
 from typing import Any
 
@@ -20,10 +20,11 @@ from freezecheck.finding import Site
 from freezecheck.live import frames, values
 from freezecheck.live.averages import Averages
 from freezecheck.live.fingerprint import has_two_modes
+from freezecheck.live.namer import Namer
 from freezecheck.live.patches import Patches
 from freezecheck.live.record import Mark, Recorder, alive
 from freezecheck.live.traits import traits
-from freezecheck.timeline import DARK, OVERRUN
+from freezecheck.timeline import DARK, OVERRUN, RESET
 
 _CLEARLY = 1.2  # times as many steps as a cosine was made for: the rate is back at a tenth
 
@@ -38,9 +39,11 @@ class Dark:
     def __init__(self, recorder: Recorder, torch: Any) -> None:
         self._recorder = recorder
         self._call = torch.nn.Module._call_impl.__code__
-        self._averages = Averages(recorder)
+        self._namer = Namer(recorder)
+        self._averages = Averages(recorder, self._namer)
         self._mark: Mark | None = None
         self._place: tuple[Any, ...] = ()
+        self._loops: dict[str, tuple[tuple[int, int, str], ...]] = {}  # by file
 
     def ran(self, module: Any) -> None:
         """A module is about to run without gradients, for the first time since the last step."""
@@ -55,11 +58,14 @@ class Dark:
         if place == self._place and self._mark is not None:
             self._mark.params.append(weakref.ref(module))
         else:
-            said = tuple(_said(outer)) if mode else ()
+            said = tuple(self._said(outer)) if mode else ()
             self._mark = recorder.note(
                 DARK, module, site=site, params=[module], value=mode, said=said
             )
             self._place = place
+            if mode:
+                recorder.timeline()  # names the modes that were set before
+        self._namer.give(self._mark)
         if norm and not mode:
             self._averages.evaluated(module, root, site)
 
@@ -72,6 +78,23 @@ class Dark:
             up = up.f_back
         return found
 
+    def _said(self, outer: FrameType) -> Iterator[str]:
+        """The names of the functions around a call, but for the one that the program began with,
+        and what their loops go through."""
+        around = list(frames.users(outer.f_back))
+        for frame in around:
+            top = frame.f_code.co_name == "<module>"
+            if not top and frame is not around[-1]:
+                yield frame.f_code.co_name
+            name = frame.f_code.co_filename
+            if name not in self._loops:
+                self._loops[name] = _loops(name)
+            for first, last, text in self._loops[name]:
+                if first <= frame.f_lineno <= last:
+                    yield text
+            if top:  # of a script, or of a file that is being imported
+                return
+
 
 def _place(outer: FrameType) -> Site | None:
     """The user's line that called the outermost module."""
@@ -79,19 +102,6 @@ def _place(outer: FrameType) -> Site | None:
     return None if user is None else Site(frames.shown(user.f_code.co_filename), user.f_lineno)
 
 
-def _said(outer: FrameType) -> Iterator[str]:
-    """The names of the functions around a call, but for the one that the program began with,
-    and what their loops go through."""
-    around = list(frames.users(outer.f_back))
-    for frame in around:
-        if frame is not around[-1]:
-            yield frame.f_code.co_name
-        for first, last, text in _loops(frame.f_code.co_filename):
-            if first <= frame.f_lineno <= last:
-                yield text
-
-
-@cache
 def _loops(filename: str) -> tuple[tuple[int, int, str], ...]:
     """First and last line of each loop in a file, and what it goes through."""
     try:
@@ -110,6 +120,7 @@ def schedules(recorder: Recorder, patches: Patches, torch: Any) -> None:
     home = torch.optim.lr_scheduler
     cosine, real = home.CosineAnnealingLR, torch.optim.Optimizer
     told: weakref.WeakSet[Any] = weakref.WeakSet()
+    namer = Namer(recorder)
 
     def step(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(self, *args, **kwargs)
@@ -120,18 +131,18 @@ def schedules(recorder: Recorder, patches: Patches, torch: Any) -> None:
             and isinstance(self.optimizer, real)  # else one of our own stand-ins
         ):
             told.add(self)
-            _overrun(recorder, self)
+            namer.give(_overrun(recorder, self))
         return result
 
     patches.around(home.LRScheduler, "step", step)
 
 
-def _overrun(recorder: Recorder, cosine: Any) -> None:
+def _overrun(recorder: Recorder, cosine: Any) -> Mark:
     whole = next(
         (s for s in alive(recorder.schedulers) if cosine in getattr(s, "_schedulers", ())), cosine
     )
     rates = [values.number(group["lr"]) for group in cosine.optimizer.param_groups]
-    recorder.note(
+    return recorder.note(
         OVERRUN,
         whole,
         value=int(cosine.last_epoch),
@@ -142,3 +153,13 @@ def _overrun(recorder: Recorder, cosine: Any) -> None:
         cut=recorder.epoch() is not None,
         accumulates=recorder.accumulates(cosine.optimizer),
     )
+
+
+def resets(recorder: Recorder, patches: Patches, torch: Any) -> None:
+    """Compiled graphs are thrown away, to be made again as things are now."""
+
+    def reset(original: Any, *args: Any, **kwargs: Any) -> Any:
+        recorder.note(RESET)
+        return original(*args, **kwargs)
+
+    patches.around(torch.compiler, "reset", reset)

@@ -63,6 +63,7 @@ def install(recorder: Recorder, patches: Patches, *, light: bool = False) -> Non
     watched.strays(recorder.stray, patches)
     watched.layers(recorder.attribute, patches)
     heard.schedules(recorder, patches, torch)
+    heard.resets(recorder, patches, torch)
     _modules(recorder, patches, torch)
     _modes(recorder, patches, torch)
     _loads(recorder, patches, torch)

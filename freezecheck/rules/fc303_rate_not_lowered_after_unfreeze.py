@@ -179,6 +179,7 @@ class RateNotLoweredAfterUnfreeze(Rule):
     code = "FC303"
     name = "rate-not-lowered-after-unfreeze"
     severity = Severity.WARNING
+    explains = ("FC301",)
 
     def in_phases(self, phases: Sequence[Phase], past: Timeline) -> Iterator[Finding]:
         start = phases[0].snapshot
@@ -208,7 +209,8 @@ class RateNotLoweredAfterUnfreeze(Rule):
             rate = rates.of_params(late, index, at)
             if rate is None or rate < 0.99 * first:
                 continue
-            group = optimizer.groups[at.index(rate)]
+            places = {h.group for p in late for h in p.held if h.optimizer == index}
+            group = optimizer.groups[next(j for j in sorted(places) if at[j] == rate)]
             if not rates.is_high(optimizer, group, rate):
                 continue
             unfrozen = past.until(phase.events).written(

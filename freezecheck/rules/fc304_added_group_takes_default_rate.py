@@ -99,7 +99,7 @@ class AddedGroupTakesDefaultRate(Rule):
     code = "FC304"
     name = "added-group-takes-default-rate"
     severity = Severity.WARNING
-    explains = ("FC301", "FC302")
+    explains = ("FC301", "FC302", "FC303")
 
     def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
         for index, optimizer in enumerate(now.optimizers):
@@ -111,7 +111,10 @@ class AddedGroupTakesDefaultRate(Rule):
             if added is None:
                 added = {} if recorded else _left(now, index, default)
             for position, others in added.items():
-                if position < len(optimizer.groups) and not _rising(now, index, position):
+                if position >= len(optimizer.groups) or _rising(now, index, position):
+                    continue
+                others_now = [g.lr for j, g in enumerate(optimizer.groups) if j != position]
+                if optimizer.groups[position].lr > max(others_now):  # not lowered since
                     yield self._judge(now, index, position, default, others)
 
     def in_source(self, world: World) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from freezecheck.finding import Finding, Note, Severity
 from freezecheck.program import World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Optimizer, Scheduler, Snapshot
-from freezecheck.timeline import SCHEDULER, Timeline
+from freezecheck.timeline import SCHEDULER, Event, Timeline
 
 _SETTERS = ("OneCycleLR", "CyclicLR")
 # Options that a scheduler writes, or that only name a group.
@@ -132,7 +132,7 @@ class SchedulerFlattensGroups(Rule):
             before = [group["lr"] for group in event.data["before"]] if event else None
             if before is None:
                 before = [] if _parted(now, scheduler.optimizer, top) else None
-            elif _same(before):
+            elif _same(before) or _left(before, event):
                 continue
             if before is not None:
                 yield self._judge(scheduler, optimizer, top, before)
@@ -192,6 +192,12 @@ class SchedulerFlattensGroups(Rule):
             severity=self.severity if before else Severity.WARNING,
             subject=(scheduler.label, optimizer.label),
         )
+
+
+def _left(before: list[float], event: Event | None) -> bool:
+    """These rates are what an earlier scheduler came to, rather than what the groups were given."""
+    last = (event.data.get("last") if event else None) or ()
+    return len(last) == len(before) > 0 and all(map(math.isclose, before, last))
 
 
 def _only_maximum(scheduler: Scheduler, optimizer: Optimizer) -> float | None:

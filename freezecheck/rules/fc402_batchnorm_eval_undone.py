@@ -10,7 +10,7 @@ from freezecheck.program import Event as Did
 from freezecheck.program import Module, World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Norm, Snapshot
-from freezecheck.timeline import FLAG, MODE, Event, Timeline
+from freezecheck.timeline import FLAG, GROUP, MODE, OPTIMIZER, Event, Timeline
 
 
 class BatchnormEvalUndone(Rule):
@@ -130,7 +130,8 @@ class BatchnormEvalUndone(Rule):
     In a recorded run, from the order of the `eval()` and `train()` calls that cover a layer
     and its mode in the training forward. An `eval()` on the whole model is no such call: that
     is a validation. An `eval()` on a part counts for the frozen layers in it, one on a norm
-    layer itself for every layer. Layers that were unfrozen after their `eval()` are meant to train.
+    layer itself for every layer. Layers that were unfrozen after their `eval()` are meant to train;
+    so are those whose `eval()` was called again and again and then no more (`if epoch < 5:`).
 
     On finished objects, before the first backward: frozen layers in eval mode in a model in
     train mode, of which the model's own `train()`, tried on a copy, puts them back. Whether
@@ -207,7 +208,9 @@ class BatchnormEvalUndone(Rule):
             if norm.updates_statistics and (id(norm) in frozen or path in parts):
                 wanted = parts if id(norm) in frozen else {path}
                 pair = _last_pair(past.modes(path), wanted)
-                if pair and not _unfrozen(past, pair[0], _own(now, norm)):
+                if not pair or _given_up(past, *pair, frozen=id(norm) in frozen):
+                    continue
+                if not _unfrozen(past, pair[0], _own(now, norm)):
                     found.setdefault(norm.model, []).append((norm, *pair))
         for index, undone in found.items():
             norms = [norm for norm, _, _ in undone]
@@ -259,6 +262,18 @@ def _last_pair(events: Iterator[Event], parts: set[str]) -> tuple[Event, Event] 
         elif event.value and put and not back:
             back = event
     return (put, back) if put and back else None
+
+
+def _given_up(past: Timeline, put: Event, back: Event, *, frozen: bool) -> bool:
+    """The layers rested for some steps and were meant to rest no longer: their eval() came
+    again and again until then, or, of layers that learn, a new stage of the training began."""
+    if put.step == back.step:
+        return False
+    puts = {e.step for e in past.of(MODE, put.subject) if e.site == put.site and not e.value}
+    staged = not frozen and any(
+        e.kind in (FLAG, GROUP, OPTIMIZER) and e.step == back.step for e in past.events
+    )
+    return len(puts) > 1 or staged
 
 
 def _own(now: Snapshot, norm: Norm) -> set[str]:
