@@ -162,7 +162,8 @@ class _Step:
 
     def l2(self) -> Verdict | None:
         """Weight decay that joins the gradient and is scaled like one."""
-        return (True, DECAY) if self.group.weight_decay and not self.param.zero else None
+        decays = self.group.weight_decay and self.held.decays
+        return (True, DECAY) if decays and not self.param.zero else None
 
     def shrink(self, share: float) -> Verdict | None:
         """Weight decay that takes the same share of every entry.
@@ -171,7 +172,7 @@ class _Step:
         always is; the bounds here leave room for other orders of operations, and
         for rates that are float32 tensors.
         """
-        if share == 0 or self.param.zero:
+        if share == 0 or self.param.zero or not self.held.decays:
             return None
         epsilon = _EPSILON.get(self.param.dtype)
         if epsilon and abs(share) > max(epsilon, 2**-23):

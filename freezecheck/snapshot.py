@@ -31,6 +31,7 @@ class Held:
     mismatch: str | None = None  # how the state does not fit the parameter
     rate: float | None = None  # kept in the state itself (ASGD; Rprop: 0.0 or 1.0, if looked at)
     blocked: bool = False  # Rprop: every gradient entry changed its sign, or is NaN
+    decays: bool = True  # False: left out of the group's weight decay, as fastai does with norms
 
 
 @dataclass(slots=True)

@@ -114,20 +114,24 @@ def _optimizer(
     seen: Seen,
     part_of: int | None,
 ) -> Optimizer:
-    family = _family(optimizer)
-    groups = optimizer.param_groups
+    kind = qualified(type(optimizer))
+    if fastai.is_optimizer(optimizer):
+        optimizer = fastai.Described(optimizer)
+        family = optimizer.family
+    else:
+        family = _family(optimizer)
     record = Optimizer(
         label,
-        qualified(type(optimizer)),
+        kind,
         bool(family),
         family=family,
-        defaults=scalars(getattr(optimizer, "defaults", groups[0] if groups else {})),
+        defaults=scalars(optimizer.defaults),
         stepped=bool(optimizer.state),
         part_of=part_of,
     )
     if part_of is not None:
         return record
-    for number, group in enumerate(groups):
+    for number, group in enumerate(optimizer.param_groups):
         record.groups.append(_group(now, known, index, number, record, optimizer, group, seen))
     if family == "LBFGS":
         record.converged = _converged(optimizer)
@@ -148,7 +152,7 @@ def _group(
     tensors = group["params"]
     result = Group(
         values.number(group.get("lr", 0.0)),
-        values.number(group.get("weight_decay", group.get("wd")) or 0.0),
+        values.number(group.get("weight_decay", 0.0) or 0.0),
         len(tensors),
         0,
         scalars(group),
@@ -156,6 +160,7 @@ def _group(
     )
     state = optimizer.state
     plain = Held(index, number)  # shared by every parameter without state
+    undecayed = getattr(optimizer, "undecayed", ())
     damped = _damped(result)
     stopped = result.lr == 0 or damped  # nothing but NaN and inf gets through
     inside: set[int] = set()
@@ -175,6 +180,8 @@ def _group(
         held = plain
         if kept or record.family == "Rprop":
             held = _held(index, number, param, tensor, kept or {}, record, result)
+        if id(tensor) in undecayed:
+            held = replace(held, decays=False)
         param.held += (held,)
         if param.grad == "zero" or (param.grad and damped):
             param.zero = bool(values.is_zero(tensor))
