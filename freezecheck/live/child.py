@@ -108,7 +108,8 @@ def _prepare(wanted: Plan, folder: str, note: Note) -> None:
         from freezecheck.live import shortened
 
         shortened.install(patches, wanted.batches, note)
-    if wanted.batches is not None and not wanted.watch and not wanted.sandbox:
+    aside = wanted.fake or wanted.batches is not None  # what is saved is not what was trained
+    if aside and not wanted.watch and not wanted.sandbox:
         from freezecheck.live import diverted
 
         diverted.install(patches, os.path.join(folder, "files"), note)

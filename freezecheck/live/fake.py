@@ -7,7 +7,7 @@ computing it. It is entered for good right after `import torch`. Three things ar
   them is; indices, labels, masks and counters are small and real, so that samplers,
   loops and tests that hang on them go as they would (`fake_values`).
 - There is no accelerator: `.cuda()` and `device="cuda"` mean the CPU.
-- Files that hold tensors are written to memory, and read from there (`fake_files`).
+- What is saved to a file stays in memory, and is loaded from there (`fake_files`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def install(patches: Patches, note: Callable[..., None]) -> None:
     _loaders(patches)
     _no_cuda(patches)
     _process_groups(patches)
-    fake_files.install(patches)
+    fake_files.install(patches, ours.is_fake)
     fake_memory.install(patches, note)
     fake_failure.install(patches, note)
     mode.__enter__()

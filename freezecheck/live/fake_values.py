@@ -3,7 +3,7 @@
 An operation on fake tensors gives fake ones. One on real tensors alone is done for real,
 unless it makes something large out of nothing, or one of them has been written to with
 what has no values: then it has none from then on. Where a value decides, the answer is the
-one that lets the script go on: 1, True, every entry; and nothing is ever NaN or infinite.
+one that lets the script go on: 1, True, every entry; nothing is ever NaN or infinite.
 """
 
 from __future__ import annotations
@@ -150,7 +150,15 @@ def _scalar(ours: Dispatcher, func: Any, tensor: Any) -> Any:
     return 1.0 if tensor.is_floating_point() else 1
 
 
-def _equal(ours: Dispatcher, func: Any, *args: Any, **tolerances: Any) -> bool:
+def _equal(ours: Dispatcher, func: Any, one: Any, other: Any) -> bool:
+    """Two tensors are equal if they are the same memory; other ones hardly ever are."""
+    if one.shape != other.shape or one.storage_offset() != other.storage_offset():
+        return False
+    return bool(one.untyped_storage()._cdata == other.untyped_storage()._cdata)
+
+
+def _close(ours: Dispatcher, func: Any, *args: Any, **tolerances: Any) -> bool:
+    """Which scripts assert."""
     return True
 
 
@@ -231,7 +239,7 @@ def _nms(ours: Dispatcher, func: Any, boxes: Any, *rest: Any) -> Any:
 _ANSWERS: dict[str, Callable[..., Any]] = {
     "aten::_local_scalar_dense": _scalar,
     "aten::equal": _equal,
-    "aten::allclose": _equal,
+    "aten::allclose": _close,
     "aten::isnan": _never,
     "aten::isinf": _never,
     "aten::eq.Tensor": _same,
