@@ -67,7 +67,7 @@ def checked(
             () if reached else tuple(Stood(p.site, p.function, p.rank) for p in run.where),
             steps=max((p.last for r in used for p in r.phases), default=0),
             ended=run.exit_status is not None,
-            batches=run.plan.batches,
+            batches=None if run.uncut else run.plan.batches,
             until=run.until,
         ),
         tuple(snapshots[1:]),

@@ -90,7 +90,9 @@ class Recorder:
         self.modes: dict[int, bool] = {}  # id of a module -> mode at its last training forward
         self.dark: dict[int, int] = {}  # id of a module -> steps begun at its last run without grad
         self.samples: dict[int, int] = {}  # id of a batch norm -> batch of that forward
+        self.recomputed: set[int] = set()  # ids of batch norms that a backward pass ran again
         self.models: dict[str, Any] = {}  # label -> weak root, as last captured
+        self.facts: list[tuple[str, dict[str, Any]]] = []  # about the models, while they were there
         self.wrappers: dict[int, Any] = {}  # id of a module -> weak, the newest wrapper around it
         self.labels: dict[int, str] = {}  # id of an optimizer or scheduler -> what it is called
         self.phases: list[Phase] = []
@@ -384,6 +386,7 @@ class Recorder:
     def _look(self, optimizer: Any) -> None:
         """Capture what is true at this step of the optimizer."""
         live = self._live()
+        self._round.epoch = self._round.epoch or self.epoch()
         self._round.note(optimizer, live)
         self._round.captured(self._capture(live), alive(self.optimizers))
         self._fingerprint = Fingerprint(alive([*self.models.values()]))

@@ -62,6 +62,7 @@ class Run:
     # What it was run to: "step"; of a function "call", or "backward" where one was made.
     until: str = "step"
     remarks: list[str] = field(default_factory=list)  # what could not be looked at
+    uncut: bool = False  # the batches came from where they cannot be cut
     memory: Memory | None = None  # that fake tensors would take
 
 
@@ -134,6 +135,7 @@ def run(
         result.reports = board.reports()
         result.weights_left_out = board.weights_left_out()
         result.until, result.remarks = board.until, board.remarks()
+        result.uncut = bool(board.said("uncut"))
         result.memory = board.memory()
         if not show_output and not board.said("valueless"):  # that one line says it all
             result.stderr_tail = _tail(folder)
