@@ -200,8 +200,8 @@ def timeline(recorder: Recorder, live: list[Any]) -> tuple[Timeline, list[int]]:
     names = Names(models, recorder)
     kept = [i for i, mark in enumerate(recorder.marks) if names.give(mark)]
     events = [recorder.marks[i].event for i in kept]
-    seen = facts.gather(models.values())
-    events.extend(Event(FACT, value=value, data=data) for value, data in seen)
+    recorder.facts = [*facts.gather(models.values())] or recorder.facts
+    events.extend(Event(FACT, value=value, data=data) for value, data in recorder.facts)
     return Timeline(tuple(events)), kept
 
 

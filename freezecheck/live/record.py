@@ -93,6 +93,7 @@ class Recorder:
         self.recomputed: set[int] = set()  # ids of batch norms that a backward pass ran again
         self.models: dict[str, Any] = {}  # label -> weak root, as last captured
         self.facts: list[tuple[str, dict[str, Any]]] = []  # about the models, while they were there
+        self.facts: list[tuple[str, dict[str, Any]]] = []  # about the models, while they were there
         self.wrappers: dict[int, Any] = {}  # id of a module -> weak, the newest wrapper around it
         self.labels: dict[int, str] = {}  # id of an optimizer or scheduler -> what it is called
         self.phases: list[Phase] = []

@@ -168,7 +168,7 @@ class TrainabilityChangedAfterDdpWrap(Rule):
             late = [p for p in behind if p.trainable and p.held and p.grad is not None]
             late = [p for p in late if _symbol(now, p) not in wrap.names]
             for site, params in _by_line(now, past, wrap, late, True).items():
-                yield self._unfrozen(now, wrap, site, params)
+                yield self._unfrozen(now, past, wrap, site, params)
             gone = [p for p in behind if not p.trainable and _symbol(now, p) in wrap.names]
             going = any(p.trainable and _symbol(now, p) in wrap.names for p in behind)
             if going and not wrap.data["unused"]:
@@ -209,6 +209,7 @@ class TrainabilityChangedAfterDdpWrap(Rule):
     def _unfrozen(
         self,
         now: Snapshot,
+        past: Timeline,
         wrap: timeline.Event,
         site: Site | None,
         params: Sequence[snapshot.Param],
@@ -216,7 +217,7 @@ class TrainabilityChangedAfterDdpWrap(Rule):
         names = [_symbol(now, p) for p in params]
         model = now.models[params[0].model]
         alone = wrap.data["processes"] == 1
-        framed = any("lightning" in name for name in model.frameworks)
+        framed = any(event.value == "lightning-finetuning" for event in past.of(timeline.FACT))
         return self.finding(
             f"{summarise(names)} {_verb(names, 'trains', 'train')} behind DistributedDataParallel,"
             f" which was built when {_verb(names, 'it', 'they')} did not:"
