@@ -35,26 +35,38 @@ def check(
             found.extend(rule.in_timeline(past))
         for snapshot in snapshots:
             found.extend(rule.in_snapshot(snapshot, past))
-        found.extend(_in_run(rule, phases, past))
-    return sorted(_unique(without_consequences(found, rules)), key=_order)
+    late = _in_run(rules, phases, past, found)
+    return sorted(_unique(without_consequences([*found, *late], rules, found)), key=_order)
 
 
-def _in_run(rule: Rule, phases: Sequence[Phase], past: Timeline) -> Iterator[Finding]:
-    """A rule's findings in every phase, each where it is first so."""
+def _in_run(
+    rules: Sequence[Rule], phases: Sequence[Phase], past: Timeline, always: list[Finding]
+) -> list[Finding]:
+    """The findings in every phase, each where it is first so, but for the consequences of
+    others there and of those that are `always` so."""
+    found: list[Finding] = []
     known: set[object] = set()
     for phase in phases:
-        late = phase is not phases[0]
-        fresh: list[object] = []
-        for finding in rule.in_snapshot(phase.snapshot, past.until(phase.events)):
-            if not rule.stands(finding, phase, phases):
-                continue
-            same = {finding.symbol, (finding.site, finding.message)} - {None}
-            if known.isdisjoint(same):
-                yield replace(finding, step=phase.first) if late else finding
-            fresh.extend(same)
-        known.update(fresh)
+        then = past.until(phase.events)
+        here = [
+            finding if phase is phases[0] else replace(finding, step=phase.first)
+            for rule in rules
+            for finding in rule.in_snapshot(phase.snapshot, then)
+            if rule.stands(finding, phase, phases)
+        ]
+        here = without_consequences(here, rules, always)
+        found += [f for f in here if known.isdisjoint(_same(f))]
+        known.update(key for finding in here for key in _same(finding))
     if len(phases) > 1:
-        yield from rule.in_phases(phases, past)
+        found += [f for rule in rules for f in rule.in_phases(phases, past)]
+    return found
+
+
+def _same(finding: Finding) -> set[object]:
+    """What a finding has in common with that of another phase about the same defect."""
+    code, symbol = finding.code, finding.symbol
+    told: set[object] = {(code, finding.site, finding.message)}
+    return told if symbol is None else told | {(code, symbol)}
 
 
 def check_ranks(rules: Sequence[Rule], records: Iterable[Record]) -> list[Finding]:
@@ -111,16 +123,25 @@ def merge(parts: Iterable[Iterable[Finding]]) -> list[Finding]:
     return sorted(_unique([finding for part in parts for finding in part]), key=_order)
 
 
-def without_consequences(found: list[Finding], rules: Sequence[Rule]) -> list[Finding]:
-    """Drop findings that another finding, about one of the same subjects, explains."""
+def without_consequences(
+    found: list[Finding], rules: Sequence[Rule], always: Iterable[Finding] = ()
+) -> list[Finding]:
+    """Drop findings that another finding, about one of the same subjects, explains: one since
+    the same step, or one that is `always` so."""
     explains = {rule.code: rule.explains for rule in rules if rule.explains}
-    explained = {
-        (subject, code)
-        for finding in found
-        for code in explains.get(finding.code, ())
-        for subject in finding.subject
-    }
-    return [f for f in found if not any((s, f.code) in explained for s in f.subject)]
+
+    def consequences(of: Iterable[Finding]) -> Iterator[tuple[str, str, int | None]]:
+        for finding in of:
+            for code in explains.get(finding.code, ()):
+                yield from ((subject, code, finding.step) for subject in finding.subject)
+
+    at_once = set(consequences(found))
+    ever = {(subject, code) for subject, code, _ in consequences(always)}
+    return [
+        f
+        for f in found
+        if not any((s, f.code, f.step) in at_once or (s, f.code) in ever for s in f.subject)
+    ]
 
 
 def _unique(found: list[Finding]) -> list[Finding]:
