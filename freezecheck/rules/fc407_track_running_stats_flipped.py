@@ -100,13 +100,16 @@ class TrackRunningStatsFlipped(Rule):
             mine = [n for n in flipped if n.model == index]
             if not mine:
                 continue
-            event = past.assigned(now.path(index, mine[0].path), "track_running_stats")
+            path = now.path(index, mine[0].path)
+            event = past.assigned(path, "track_running_stats")
+            # A library may have set it: Lightning does where it freezes, on the user's line.
+            flags = past.flags(f"{path}.weight") if event is None else [event]
             yield self.finding(
                 f"track_running_stats is False, though running statistics exist:"
                 f" {layers(now, mine)}. Train mode normalises with each batch, eval mode with"
                 " statistics that are never updated.",
-                site=event.site if event else now.built(index),
-                symbol=now.path(index, mine[0].path),
+                site=flags[-1].site if flags else now.built(index),
+                symbol=path,
                 fix="to freeze the layers, put them in eval mode; to do without statistics, set"
                 " running_mean and running_var to None as well",
                 subject=model.label,

@@ -19,6 +19,11 @@ HEALTHY = [
     ("accelerate_unfreeze.py", "accelerate", {1: "fc", 7: "layer3, fc"}),
     ("ignite_unfreeze.py", "ignite", {1: "fc", 7: "layer3, fc"}),
     ("lightning_finetuning.py", "lightning", {1: "head", 5: "everything"}),
+    (
+        "lightning_two_optimizers.py",
+        "lightning",
+        {1: "net.layer3, net.fc", 5: "net.layer2, net.layer3, net.fc"},
+    ),
     ("timm_finetune.py", "timm", {1: "everything"}),
     (
         "hf_gradual_unfreezing.py",
@@ -37,6 +42,7 @@ HEALTHY = [
 BROKEN = [
     ("accelerate_unfreeze.py", "accelerate", "--no-group", "layer3.conv1.weight", 7),
     ("ignite_unfreeze.py", "ignite", "--no-group", "layer3.conv1.weight", 7),
+    ("lightning_two_optimizers.py", "lightning", "--no-group", "net.layer2.conv1.weight", 5),
     ("timm_finetune.py", "timm", "--late-unfreeze", "layer1.0.conv1.weight", None),
     (
         "hf_gradual_unfreezing.py",
@@ -86,6 +92,8 @@ def test_a_callback_that_forgets_the_optimizer():
     # Lightning's freeze() switches the running statistics off, which nothing switches on again.
     assert found.keys() == {"FC201", "FC407"}
     assert (found["FC201"]["symbol"], found["FC201"]["step"]) == ("backbone.0.0.weight", 5)
+    lines = (SCRIPTS / "lightning_finetuning.py").read_text().splitlines()
+    assert "self.freeze(" in lines[found["FC407"]["line"] - 1]
 
 
 @needs("fastai")
