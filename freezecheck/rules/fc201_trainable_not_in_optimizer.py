@@ -116,7 +116,8 @@ class TrainableNotInOptimizer(Rule):
     of one of its groups. In a recorded run, and after any backward, only parameters that
     received a gradient count, so copies and linear probes under `no_grad` are left alone.
     An optimizer that never steps, while one that was built later steps some of its
-    tensors, holds nothing.
+    tensors, holds nothing. In a run that goes on, the question is asked anew at each step at
+    which the setup has changed, as when a stage is unfrozen in a later epoch.
     Parameters that were meant to be frozen, by a flag that is none, are left to FC101 to
     FC103.
 

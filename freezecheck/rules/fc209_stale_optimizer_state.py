@@ -127,20 +127,23 @@ class StaleOptimizerState(Rule):
     def stands(self, finding: Finding, phase: Phase, phases: Sequence[Phase]) -> bool:
         """Moments that are kept are worth telling of what is frozen once, for good."""
         label, name = finding.subject[0], finding.symbol
-        flags = [flag for flag, _ in _flags(phases, label, name)]
+        flags = [flag for flag, _ in _histories(phases, label).get(name or "", ())]
         return not any(now and not before for before, now in pairwise(flags))
 
     def in_phases(self, phases: Sequence[Phase], past: Timeline) -> Iterator[Finding]:
         told: set[str] = set()
+        labels = {o.label for phase in phases for o in phase.snapshot.optimizers}
+        histories = {label: _histories(phases, label) for label in labels}
         for phase in phases:
             now = phase.snapshot
             for index in now.active:
+                known = histories[now.optimizers[index].label]
                 resumed = [
                     (name, param)
                     for name, param in _trained(now, index).items()
                     if name not in told
                     and _is_kept(param, index, now.optimizers[index])
-                    and _rested(phases, phase, now.optimizers[index].label, name)
+                    and _rested(known.get(name, ()), phase)
                 ]
                 if resumed:
                     told.update(name for name, _ in resumed)
@@ -274,25 +277,26 @@ def _is_kept(param: Param, index: int, optimizer: Optimizer) -> bool:
     return held.step > taken if held.step else not taken
 
 
-def _rested(phases: Sequence[Phase], phase: Phase, label: str, name: str) -> bool:
+def _rested(flags: Sequence[tuple[bool, Phase]], phase: Phase) -> bool:
     """The optimizer trained this parameter before the phase, and then others while it was
     frozen. What rests for single steps, again and again, takes turns with others."""
-    flags = _flags(phases, label, name)
     rests = [p for (was, _), (flag, p) in pairwise(flags) if was and not flag]
     in_turn = len(rests) > _TURNS and all(p.first == p.last for p in rests)
     before = [flag for flag, p in flags if p.first < phase.first]
-    return True in before and before[-1] is False and not in_turn
+    return True in before and not before[-1] and not in_turn
 
 
-def _flags(phases: Sequence[Phase], label: str, name: str | None) -> list[tuple[bool, Phase]]:
-    """Whether a parameter was trainable in each phase in which the optimizer trained something."""
-    found: list[tuple[bool, Phase]] = []
+def _histories(phases: Sequence[Phase], label: str) -> dict[str, list[tuple[bool, Phase]]]:
+    """Of each parameter whether it was trainable in the phases in which the optimizer trained
+    something."""
+    found: dict[str, list[tuple[bool, Phase]]] = {}
     for phase in phases:
         now = phase.snapshot
         at = next((i for i in now.active if now.optimizers[i].label == label), None)
         if at is not None and at not in now.paused:
-            held = (p for p in now.of_optimizer(at) if now.path(p.model, p.name) == name)
-            found += [(p.trainable, phase) for p in held]
+            for param in now.of_optimizer(at):
+                name = now.path(param.model, param.name)
+                found.setdefault(name, []).append((param.trainable, phase))
     return found
 
 
