@@ -69,6 +69,7 @@ MODULES = (
     "fc407_track_running_stats_flipped",
     "fc408_method_shadowed_by_attribute",
     "fc409_frozen_part_stochastic",
+    "fc410_checkpointing_doubles_batchnorm_updates",
     "fc411_ema_without_buffers",
     "fc412_batchnorm_tiny_batch",
     "fc413_batchnorm_statistics_never_set",

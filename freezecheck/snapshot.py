@@ -92,6 +92,7 @@ class Norm:
     apart: bool = False  # its mode is not that of the module around it
     reverts: bool | None = None  # `model.train()` would change its mode; None: not tried
     samples: int | None = None  # batch size of its training forward, in a recorded run
+    recomputed: bool = False  # its forward ran again in the backward pass, at momentum 0.1
     site: Site | None = None  # where its mode was last set, in a recorded run
 
     @property

@@ -43,6 +43,8 @@ _SCHEDULERS = (
     "ChainedScheduler",
 )
 
+_MOMENTUM = 0.1  # of a batch norm, where nothing else is said
+
 # Names of autograd's nodes, without "Backward0".
 _ACTIVATIONS = {"Softmax": "softmax", "LogSoftmax": "log_softmax", "Sigmoid": "sigmoid"}
 _REARRANGES = frozenset(
@@ -225,12 +227,15 @@ def _modes(recorder: Recorder, patches: Patches, torch: Any) -> None:
 def _forwards(recorder: Recorder, patches: Patches, torch: Any) -> None:
     """Which modules run, in which mode, with or without gradients."""
     dark = heard.Dark(recorder, torch)
+    in_backward = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
     def seen(instance: Any, args: tuple[Any, ...]) -> None:
         if torch.is_grad_enabled():
             recorder.modes[id(instance)] = instance.training
             if args and traits(type(instance)).norm == "batch":
                 recorder.samples[id(instance)] = args[0].shape[0]
+                if in_backward() != -1 and getattr(instance, "momentum", None) == _MOMENTUM:
+                    recorder.recomputed.add(id(instance))
         elif recorder.dark.get(id(instance)) != recorder.steps:
             dark.ran(instance)
 

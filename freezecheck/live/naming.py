@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +45,7 @@ def capture_run(
     optimizers = alive(recorder.optimizers)
     schedulers = _outermost(alive(recorder.schedulers))
     held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
-    concerned = _concerned(live, held, grads)
+    concerned = _without_views(_concerned(live, held, grads), recorder.modes)
     models = roots.names(concerned, "model")
     named_optimizers = roots.names(optimizers, "optimizer")
     named_schedulers = roots.names(schedulers, "scheduler")
@@ -118,6 +118,18 @@ def _concerned(live: list[Any], held: set[int], grads: Mapping[int, str]) -> lis
     ]
 
 
+def _without_views(concerned: list[Any], ran: Collection[int]) -> list[Any]:
+    """Without containers that were built around parts of another model to take hold of them
+    (`blocks = model.features[-2:]`) and never run. `ran` are ids of modules."""
+    tensors = {id(r): {id(p) for p in r.parameters()} for r in concerned} if ran else {}
+    return [
+        root
+        for root in concerned
+        if id(root) in ran
+        or not any(tensors[id(root)] < tensors[id(r)] for r in concerned if tensors)
+    ]
+
+
 def _mark_dropped(now: Snapshot, optimizers: list[Any], others: list[Any]) -> None:
     """Which optimizers were replaced: of several, those that only a scheduler keeps alive.
 
@@ -167,6 +179,7 @@ def _place_modes(now: Snapshot, recorder: Recorder, trees: list[dict[str, Any]])
         module = trees[norm.model].get(norm.path)
         norm.site = sites.get(id(module))
         norm.samples = recorder.samples.get(id(module))
+        norm.recomputed = id(module) in recorder.recomputed
 
 
 def _place_calls(now: Snapshot, recorder: Recorder, trees: list[dict[str, Any]]) -> None:

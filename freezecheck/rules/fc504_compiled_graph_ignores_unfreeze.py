@@ -29,7 +29,7 @@ class CompiledGraphIgnoresUnfreeze(Rule):
 
     ## Bad
 
-    ```python needs=torch<2.10
+    ```python needs=torch_before_2_10
     import torch, torchvision
     from torch.nn import functional as F
 

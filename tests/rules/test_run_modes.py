@@ -469,3 +469,58 @@ train_epoch(model)
 )
 def test_eval_that_was_meant_to_end(script: str):
     assert found(run(script), "FC402") == []
+
+
+# -- FC410 ------------------------------------------------------------------------
+
+
+CHECKPOINTED = """
+from torch.utils.checkpoint import checkpoint
+
+class Twice(Net):
+    def forward(self, x):
+        x = checkpoint(self.layer1, x, use_reentrant={reentrant})
+        return self.fc(self.layer2(x).mean((2, 3)))
+
+model = look_trained(Twice())
+before = [m.num_batches_tracked.item() for m in (model.layer1[1], model.layer2[1])]
+optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+x = torch.randn(6, 3, 8, 8, requires_grad=True)
+F.cross_entropy(model(x), torch.arange(6) % 3).backward()
+optimizer.step()
+after = [m.num_batches_tracked.item() for m in (model.layer1[1], model.layer2[1])]
+"""
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_layers_that_a_checkpoint_runs_twice(reentrant: bool):
+    recording = run(CHECKPOINTED.format(reentrant=reentrant))
+    before, after = recording.namespace["before"], recording.namespace["after"]
+    assert [new - old for new, old in zip(after, before)] == [2, 1]
+    (finding,) = recording.findings("FC410")
+    assert finding.symbol == "layer1.1"
+    assert "1 BatchNorm layer of model (layer1.1)" in finding.message
+
+
+@pytest.mark.parametrize(
+    "change", ["model.layer1.eval()", "model.layer1[1].momentum = 1 - 0.9**0.5"]
+)
+def test_layers_that_may_be_run_twice(change: str):
+    script = CHECKPOINTED.format(reentrant=False).replace("x = torch", f"{change}\nx = torch", 1)
+    assert change in script
+    assert found(run(script), "FC410") == []
+
+
+def test_a_slice_of_a_model_is_no_model_of_its_own():
+    """Its layers are told of once, where they are."""
+    script = """
+model.requires_grad_(False)
+blocks = nn.Sequential(model.layer2, model.fc)
+blocks.requires_grad_(True)
+optimizer = torch.optim.SGD(blocks.parameters(), lr=1e-3)
+model.layer1.eval()
+train_epoch(model)
+"""
+    recording = run(script)
+    assert [m.label for m in recording.phases[0].snapshot.models] == ["model"]
+    assert found(recording) == []
