@@ -256,6 +256,33 @@ def test_selected_rules_only(run: Run):
     assert serious(run(True, on_finding="log", ignore=["FC201"])) == []
 
 
+def test_what_accelerate_prepared_is_inspected_as_itself():
+    home = pytest.importorskip("accelerate")
+    net = Net()
+    optimizer = sgd(net.head)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 100)
+    prepared = home.Accelerator(cpu=True).prepare(net, optimizer, scheduler)
+    for model, opt, sched in ((net, optimizer, scheduler), prepared):
+        nn.functional.cross_entropy(model(torch.randn(4, 8)), torch.arange(4) % 3).backward()
+        report = freezecheck.inspect(model, opt, scheduler=sched)
+        freezecheck.assert_sane(model, opt, scheduler=sched, trainable="head.*")
+        now = report.snapshot
+        assert now.optimizers[0].family == "SGD"
+        assert (now.schedulers[0].type, now.schedulers[0].optimizer) == ("StepLR", 0)
+        told = {m.name: m.moves for m in freezecheck.forecast(model, opt)}
+        assert {name for name, moves in told.items() if moves} == {"head.weight", "head.bias"}
+
+
+def test_what_lightning_hands_out_is_inspected_as_itself():
+    pytest.importorskip("lightning")
+    from lightning.pytorch.core.optimizer import LightningOptimizer
+
+    net = Net()
+    nn.functional.cross_entropy(net(torch.randn(4, 8)), torch.arange(4) % 3).backward()
+    report = freezecheck.assert_sane(net, LightningOptimizer(sgd(net.head)), frozen="backbone.*")
+    assert report.snapshot.optimizers[0].type == "torch.optim.sgd.SGD"
+
+
 CALLBACKS = [
     ("lightning", "FreezeCheck", "lightning"),
     ("transformers", "FreezeCheckCallback", "transformers"),
