@@ -74,3 +74,13 @@ def test_epochs_that_are_too_short_for_a_step_are_told(tmp_path):
         " optimizer step: if gradients are accumulated over more batches, give a larger number."
     )
     assert fast_forward(script, batches=8).reports[0].phases[-1].last == 10
+
+
+def test_the_progress_tells_step_epoch_and_phase(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    torch.save("an older run's", "best.pt")
+    told: list[str] = []
+    command = python_command(str(SCRIPTS / "keeps_best.py"))
+    runner.run(command, plan=Plan(steps=None, batches=2), timeout=LIMIT, on_phase=told.append)
+    assert told[0] == "starting"
+    assert "step 24, epoch 12, phase 2" in told
