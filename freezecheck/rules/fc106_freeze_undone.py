@@ -122,7 +122,8 @@ class FreezeUndone(Rule):
     ## Limits
 
     A freeze of exactly what is unfrozen later is taken for a reset, and an unfreeze that
-    hangs on a condition of its own for a choice.
+    hangs on a condition of its own for a choice. That a frozen parameter is wrapped anew is
+    seen in a text alone.
 
     ## References
 

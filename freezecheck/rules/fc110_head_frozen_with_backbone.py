@@ -89,7 +89,8 @@ class HeadFrozenWithBackbone(Rule):
     ## How it is found
 
     All of the last stage is frozen, its layer looks as its constructor drew it, and most of
-    the rest (by tensors or by parameters) is frozen and not seen to be untrained.
+    the rest (by tensors or by parameters) is frozen and not seen to be untrained. In a run, a
+    head that was there for some steps before it was frozen has been trained.
 
     In a text: a new layer is put in the place of the head of a pretrained model, a later
     line freezes it together with pretrained layers, and it is still frozen when the
@@ -122,6 +123,8 @@ class HeadFrozenWithBackbone(Rule):
                 continue
             names = [now.path(index, p.name) for p in head]
             flag = past.written(names, False)
+            if flag is not None and flag.step > _placed(past, names):
+                continue  # there were steps in which it may have been trained
             path = now.path(index, model.head.path)
             yield self.finding(
                 f"The head {path} ({count(_size(head), 'parameter')}) is new and"
@@ -158,6 +161,12 @@ class HeadFrozenWithBackbone(Rule):
                     f" or call {head.shown}.requires_grad_(True) and give it to the optimizer",
                     subject=(head.root.shown, *(o.shown for o in world.optimizers)),
                 )
+
+
+def _placed(past: Timeline, names: list[str]) -> int:
+    """The steps that had begun when the last of these parameters was put in its place."""
+    chosen = set(names)
+    return max((e.step for e in past.of(REPLACE) if not chosen.isdisjoint(e.names)), default=0)
 
 
 def _freeze_after(placed: Event, moment: Event) -> Event | None:

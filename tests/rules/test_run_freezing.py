@@ -216,6 +216,25 @@ optimizer = torch.optim.SGD(model.layers[3].parameters(), lr=0.1)
 model.eval()
 train(optimizer)
 """,
+    "the embeddings are frozen later, and the head with them": """
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.wte = nn.Embedding(20, 8)
+        self.blocks = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+        self.lm_head = nn.Linear(8, 20, bias=False)
+        self.lm_head.weight = self.wte.weight
+    def forward(self, tokens):
+        features = self.wte(tokens)
+        for block in self.blocks:
+            features = features + block(features).relu()
+        return self.lm_head(features)
+model, x = Tiny(), y
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+train(optimizer)
+model.wte.requires_grad_(False)  # <- FC111
+train(optimizer)
+""",
     "the freeze of a part is undone for all": """
 for p in model.stem.parameters():
     p.requires_grad = False
@@ -243,6 +262,22 @@ def test_bad(body: str):
 
 
 GOOD = {
+    "a head without bias is trained, and then rests": """
+model = nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.ReLU())
+model.layers = nn.Sequential(*(nn.Linear(16, 16) for _ in range(4)))
+model.head = nn.Linear(16, 4, bias=False)
+nn.init.uniform_(model[1].weight, 0.5, 1.5)
+for name, p in model.named_parameters():
+    p.requires_grad = name.startswith("head")
+optimizer = torch.optim.SGD(model.head.parameters(), lr=1e-4)
+model.eval()
+train(optimizer, 2)
+model.zero_grad()
+model.head.requires_grad_(False)
+model.layers[3].requires_grad_(True)
+optimizer = torch.optim.SGD(model.layers[3].parameters(), lr=1e-4)
+train(optimizer, 2)
+""",
     "an optimizer and its schedule are rebuilt": PROBE
     + """
 scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 2)
