@@ -77,10 +77,10 @@ def _verdict(now: Snapshot, param: Param) -> Verdict:
         return False, EMPTY
     if not param.held:
         return False, NO_OPTIMIZER if param.trainable else FROZEN
-    return _strongest(_in_one(now.optimizers[held.optimizer], param, held) for held in param.held)
+    return _strongest(in_one(now.optimizers[held.optimizer], param, held) for held in param.held)
 
 
-def _in_one(optimizer: Optimizer, param: Param, held: Held) -> Verdict:
+def in_one(optimizer: Optimizer, param: Param, held: Held) -> Verdict:
     """What one optimizer does to a tensor that it holds."""
     family = FAMILIES.get(optimizer.family)
     if family is None:

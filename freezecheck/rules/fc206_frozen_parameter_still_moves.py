@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from freezecheck import account, leftover
 from freezecheck.finding import Finding, Severity, Site
-from freezecheck.moves import DECAY, MOMENTUM, NOT_FINITE, STALE, predict
+from freezecheck.moves import DECAY, MOMENTUM, NOT_FINITE, STALE, in_one
 from freezecheck.program import World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import FOREIGN, Param, Snapshot, count, summarise
@@ -106,6 +106,8 @@ class FrozenParameterStillMoves(Rule):
     `set_to_none=False`. A step moves what is frozen if a gradient is there for certain, or
     if it is zero and momentum or weight decay are known to be at work.
 
+    In a run, the forecast is made at each step at which the setup has changed.
+
     ## Limits
 
     Of an optimizer with a `step()` of its own nothing is said. Outside of a recorded run a
@@ -125,15 +127,16 @@ class FrozenParameterStillMoves(Rule):
     def in_snapshot(self, now: Snapshot, past: Timeline) -> Iterator[Finding]:
         if all(p.grad is None for p in now.frozen_held):
             return
-        moving = [
-            (param, movement.why)
-            for param, movement in zip(now.params, predict(now))
-            if movement.moves and not param.trainable and param.model != FOREIGN
-        ]
         for index in now.active:
             if not now.recorded and index in now.paused:
                 continue
-            mine = [(p, why) for p, why in moving if any(h.optimizer == index for h in p.held)]
+            mine = [
+                (param, why)
+                for param in now.frozen_held
+                if param.model != FOREIGN
+                for moves, why in _verdicts(now, index, param)
+                if moves
+            ]
             if mine:
                 yield self._moved(now, past, index, [p for p, _ in mine], {w for _, w in mine})
 
@@ -179,6 +182,15 @@ class FrozenParameterStillMoves(Rule):
 
 
 _REMEDY = "set p.grad = None where you freeze, or leave them out of the optimizer"
+
+
+def _verdicts(now: Snapshot, index: int, param: Param) -> Iterator[tuple[bool | None, str]]:
+    """What the next step of one optimizer does to a parameter that it holds."""
+    if param.numel:
+        optimizer = now.optimizers[index]
+        yield from (
+            in_one(optimizer, param, held) for held in param.held if held.optimizer == index
+        )
 
 
 def _frozen_at(past: Timeline, names: Sequence[str]) -> Site | None:
