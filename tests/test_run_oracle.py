@@ -165,6 +165,8 @@ def agrees(code: str) -> None:
         several = len({f.subject for f in found if f.code == "FC206"}) > 1
         assert counted(found, "FC206") == len(moved) or several, story
         assert bool(moved) == ("FC206" in codes), story
-        assert codes & {"FC201", "FC206"} <= {f.code for f in every}, story
+        before = {f.code for f in every if (f.step or 1) <= phase.first}
+        assert "FC206" in before or not moved, story
+        assert not sure or not before.isdisjoint(LOST), story
     late = {f.step for f in every if f.code in (*LOST, "FC206")} - {None}
     assert late <= {phase.first for phase in seen.phases}

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from freezecheck import account, omitted
 from freezecheck.finding import Finding, Note, Severity
+from freezecheck.phases import Phase
 from freezecheck.program import World
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Param, Snapshot, count, summarise
@@ -117,7 +118,8 @@ class TrainableNotInOptimizer(Rule):
     received a gradient count, so copies and linear probes under `no_grad` are left alone.
     An optimizer that never steps, while one that was built later steps some of its
     tensors, holds nothing. In a run that goes on, the question is asked anew at each step at
-    which the setup has changed, as when a stage is unfrozen in a later epoch.
+    which the setup has changed, as when a stage is unfrozen in a later epoch. Stages that follow
+    it, and are missing from the same optimizer, are the same defect.
     Parameters that were meant to be frozen, by a flag that is none, are left to FC101 to
     FC103.
 
@@ -165,6 +167,11 @@ class TrainableNotInOptimizer(Rule):
             severity = self._severity(now, past, index, lost) if lost else None
             if severity is not None:
                 yield self._about(now, past, index, lost, severity)
+
+    def stands(self, finding: Finding, phase: Phase, phases: Sequence[Phase]) -> bool:
+        """What the same optimizer lacks still more of, later on, is the same defect."""
+        before = (p.snapshot for p in phases if p.first < phase.first)
+        return finding.site is None or not any(_lacked(now, finding) for now in before)
 
     def _severity(
         self, now: Snapshot, past: Timeline, index: int, lost: Sequence[Param]
@@ -260,6 +267,19 @@ _REMEDY = (
     "build the optimizer after everything is unfrozen and in its place,"
     " or add them with add_param_group()"
 )
+
+
+def _lacked(now: Snapshot, finding: Finding) -> bool:
+    """The optimizer of a finding trained a part of the model, and not all, at an earlier time."""
+    for index, model in enumerate(now.models):
+        if model.label in finding.subject and now.holder(index).site == finding.site:
+            absent = {id(p) for p in now.missing}
+            mine = [p for p in now.trainable if p.model == index]
+            some = any(id(p) not in absent for p in mine)
+            as_sure = finding.severity < Severity.ERROR or any(p.model == index for p in now.frozen)
+            if some and as_sure and any(p.model == index for p in now.lost):
+                return True
+    return False
 
 
 def _meant_frozen(now: Snapshot, past: Timeline) -> set[int]:

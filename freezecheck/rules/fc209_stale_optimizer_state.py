@@ -132,6 +132,7 @@ class StaleOptimizerState(Rule):
 
     def in_phases(self, phases: Sequence[Phase], past: Timeline) -> Iterator[Finding]:
         told: set[str] = set()
+        places: set[object] = set()  # a line that brings back one stage after the other is one
         labels = {o.label for phase in phases for o in phase.snapshot.optimizers}
         histories = {label: _histories(phases, label) for label in labels}
         for phase in phases:
@@ -145,9 +146,13 @@ class StaleOptimizerState(Rule):
                     and _is_kept(param, index, now.optimizers[index])
                     and _rested(known.get(name, ()), phase)
                 ]
-                if resumed:
-                    told.update(name for name, _ in resumed)
-                    yield self._resumed(phase, past.until(phase.events), index, resumed)
+                if not resumed:
+                    continue
+                told.update(name for name, _ in resumed)
+                finding = self._resumed(phase, past.until(phase.events), index, resumed)
+                if (finding.site, finding.subject) not in places:
+                    places.add((finding.site, finding.subject))
+                    yield finding
 
     def _resumed(
         self, phase: Phase, past: Timeline, index: int, resumed: Sequence[tuple[str, Param]]

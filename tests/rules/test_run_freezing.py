@@ -75,6 +75,23 @@ train(optimizer)
 model.stem.requires_grad_(True)
 train(optimizer)
 """,
+    "stage after stage is forgotten, which is one defect": MARKED
+    + """
+for part in (model.body, model.stem):
+    train(optimizer)
+    part.requires_grad_(True)
+train(optimizer)
+""",
+    "stages rest and come back one after the other, by one line": """
+optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+train(optimizer)
+model.stem.requires_grad_(False)
+model.body.requires_grad_(False)
+for part in (model.body, model.stem):
+    train(optimizer)
+    part.requires_grad_(True)  # <- FC209
+train(optimizer)
+""",
     "rebuilt before the unfreeze": PROBE
     + """
 train(optimizer)
