@@ -1,0 +1,597 @@
+"""What was saved is restored: compared with all that was there, and with a twin that was never
+probed."""
+
+from __future__ import annotations
+
+import gc
+import random
+import signal
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from described import ambient, described, difference
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import parametrizations
+from torch.optim import lr_scheduler
+
+from freezecheck.probe.saved import Saved, generators_of, restored
+
+# -- setups ---------------------------------------------------------------------------
+
+
+class Eccentric(nn.Module):
+    """Does to itself what modules in the wild do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat = nn.Parameter(torch.randn(24))
+        self.view = nn.Parameter(self.flat.data[:12].view(4, 3))
+        self.register_buffer("scratch", torch.zeros(3), persistent=False)
+        self.register_buffer("wide", torch.ones(1).expand(5))
+        self.calls, self.seen, self.recent = 0, [], {"last": None}
+        self.array = numpy.zeros(3)
+        self.aside = [nn.Linear(3, 3)]  # not registered
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.seen.append(self.calls)
+        self.recent["last"] = x.detach().mean()
+        self.array += 1
+        self.scratch.add_(1)
+        self.note = "added"
+        return self.aside[0].to(x.dtype)(x @ self.view.to(x.dtype)) + self.flat[12:15]
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(2, 3, num_layers=2, dropout=0.3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.lstm(x.view(len(x), 2, 2))[0][:, -1]
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.second.weight = self.first.weight
+        self.first.bias.requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x))
+
+
+def norms() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.4), nn.Linear(6, 3)
+    )
+
+
+def reparametrized() -> nn.Module:
+    return nn.Sequential(
+        parametrizations.weight_norm(nn.Linear(4, 4)),
+        parametrizations.spectral_norm(nn.Linear(4, 3)),
+    )
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.LazyLinear(5), nn.LazyBatchNorm1d(), nn.Linear(5, 3))
+
+
+class Sparse(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(7, 3, sparse=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.table((x.abs() * 2).long().clamp(max=6)).mean(1)
+
+
+class Matrices(nn.Module):
+    """Muon takes these alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(4, 5, bias=False), nn.Tanh(), nn.Linear(5, 3, bias=False)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x)
+
+
+MODELS = [norms, reparametrized, lazy, Eccentric, Recurrent, Tied]
+
+OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sgd": ("SGD", {"lr": 0.1}),
+    "momentum": ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    "fused sgd": ("SGD", {"lr": 0.1, "momentum": 0.9, "fused": True}),
+    "adam": ("Adam", {"lr": 0.01}),
+    "adam with a tensor rate": ("Adam", {"lr": torch.tensor(0.01), "capturable": False}),
+    "adamw amsgrad": ("AdamW", {"lr": 0.01, "amsgrad": True}),
+    "adamw fused": ("AdamW", {"lr": 0.01, "fused": True}),
+    "adamw foreach": ("AdamW", {"lr": 0.01, "foreach": True}),
+    "adadelta": ("Adadelta", {}),
+    "adafactor": ("Adafactor", {}),
+    "adagrad": ("Adagrad", {"lr": 0.1}),
+    "adamax": ("Adamax", {}),
+    "asgd": ("ASGD", {}),
+    "nadam": ("NAdam", {}),
+    "radam": ("RAdam", {}),
+    "rmsprop": ("RMSprop", {"momentum": 0.5, "centered": True}),
+    "rprop": ("Rprop", {}),
+    "lbfgs": ("LBFGS", {"max_iter": 3, "history_size": 2}),
+    "lbfgs with a line search": ("LBFGS", {"max_iter": 3, "line_search_fn": "strong_wolfe"}),
+    "muon": ("Muon", {}),
+    "sparse adam": ("SparseAdam", {"lr": 0.05}),
+}
+
+
+class Decay:
+    """A callable with a state of its own."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self, epoch: int) -> float:
+        self.asked += 1
+        return 1 / (1 + self.asked)
+
+
+SCHEDULERS: dict[str, Callable[[Any], Any]] = {
+    "none": lambda optimizer: None,
+    "lambda": lambda optimizer: lr_scheduler.LambdaLR(optimizer, Decay()),
+    "plateau": lambda optimizer: lr_scheduler.ReduceLROnPlateau(optimizer, patience=0),
+    "sequence": lambda optimizer: lr_scheduler.SequentialLR(
+        optimizer,
+        [lr_scheduler.LinearLR(optimizer), lr_scheduler.CosineAnnealingLR(optimizer, 5)],
+        milestones=[2],
+    ),
+    "chain": lambda optimizer: lr_scheduler.ChainedScheduler(
+        [lr_scheduler.ConstantLR(optimizer), lr_scheduler.ExponentialLR(optimizer, 0.9)]
+    ),
+    "one cycle": lambda optimizer: lr_scheduler.OneCycleLR(
+        optimizer, 0.1, total_steps=100, cycle_momentum=False
+    ),
+}
+
+
+class Setup:
+    """A model that trains; two of the same seed are twins."""
+
+    def __init__(
+        self, model: Callable[[], nn.Module], optimizer: str, scheduler: str, precision: str
+    ):
+        name, options = OPTIMIZERS[optimizer]
+        self.closure = name == "LBFGS"
+        self.model = model()
+        if precision == "bf16":
+            self.model.bfloat16()
+        self.precision = precision
+        options = {k: v.clone() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+        self.optimizer = getattr(torch.optim, name)(self.model.parameters(), **options)
+        self.scheduler = SCHEDULERS[scheduler](self.optimizer)
+        self.scaler = (
+            torch.amp.GradScaler("cpu", growth_interval=2) if precision == "fp16" else None
+        )
+        self.draws = torch.Generator().manual_seed(3)
+
+    def saved(self) -> tuple[Any, ...]:
+        return self.model, self.optimizer, self.scheduler, self.scaler, [self.draws]
+
+    def step(self) -> float:
+        """One step of training, with random numbers of all kinds; the loss."""
+        x = torch.randn(6, 4, generator=self.draws) + random.random() + numpy.random.rand()
+        if self.precision == "bf16":
+            x = x.bfloat16()
+
+        def loss() -> torch.Tensor:
+            self.optimizer.zero_grad()
+            kind = {"amp": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+            with torch.autocast("cpu", kind or torch.bfloat16, enabled=kind is not None):
+                value = self.model(x).float().square().mean()
+            (self.scaler.scale(value) if self.scaler else value).backward()
+            return value
+
+        if self.closure:
+            value = self.optimizer.step(loss)
+        else:
+            value = loss()
+            if self.scaler:
+                self.scaler.step(self.optimizer)
+                self.scaler.update()
+            else:
+                self.optimizer.step()
+        if isinstance(self.scheduler, lr_scheduler.ReduceLROnPlateau):
+            self.scheduler.step(value.detach())
+        elif self.scheduler is not None:
+            self.scheduler.step()
+        return float(value.detach())
+
+    def mistreat(self) -> None:
+        """All that a probe might do, and more."""
+        for group in self.optimizer.param_groups:
+            group["lr"], group["new"] = 0.5, 1
+        self.step()
+        self.model.eval()
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(not parameter.requires_grad)
+            parameter.marked = True
+        self.model.extra = nn.Linear(1, 1)
+        self.model.register_buffer("another", torch.ones(2))
+        for name, child in list(self.model.named_children())[:1]:
+            setattr(self.model, name, nn.Identity())
+            child.half()
+        self.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))]})
+        self.optimizer.state.clear()
+        torch.set_grad_enabled(False)
+        torch.use_deterministic_algorithms(True)
+
+
+def seed() -> None:
+    random.seed(0)
+    numpy.random.seed(0)
+    torch.manual_seed(0)
+
+
+class Interruption(BaseException):
+    pass
+
+
+def interrupted_at(count: int, run: Callable[[], None]) -> bool:
+    """Run it until the `count`-th call of anything inside, Python or C, and raise there."""
+    left = count
+
+    def profile(frame: Any, event: str, argument: Any) -> None:
+        nonlocal left
+        if event in ("call", "c_call"):
+            left -= 1
+            if left == 0:
+                raise Interruption
+
+    sys.setprofile(profile)
+    try:
+        run()
+    except Interruption:
+        return True
+    finally:
+        sys.setprofile(None)
+    return False
+
+
+@st.composite
+def setups(draw: st.DrawFn) -> tuple[Any, ...]:
+    optimizer = draw(st.sampled_from(sorted(OPTIMIZERS)))
+    special = {"muon": Matrices, "sparse adam": Sparse}.get(optimizer)
+    precisions = ["fp32", "bf16", "amp"]
+    if OPTIMIZERS[optimizer][0] not in ("LBFGS", "SparseAdam"):
+        precisions.append("fp16")
+    ready = [m for m in MODELS if m is not lazy or optimizer != "adagrad"]  # it asks for shapes
+    model = special or draw(st.sampled_from(ready))
+    if model is lazy:
+        precisions.remove("bf16")  # which torch's lazy BatchNorm does not survive
+    if model is Recurrent and "fp16" in precisions:
+        precisions.remove("fp16")  # which torch's LSTM does not know on a CPU
+    return (
+        model,
+        optimizer,
+        draw(st.sampled_from(sorted(SCHEDULERS))),
+        draw(st.sampled_from(precisions)),
+    )
+
+
+# -- the proof ------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore")
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(
+    setup=setups(),
+    before=st.integers(0, 3),
+    gradients=st.booleans(),
+    at=st.one_of(st.none(), st.integers(1, 3000)),
+    offload=st.booleans(),
+)
+def test_everything_is_as_it_was_and_training_goes_on_like_a_twin(
+    setup: tuple[Any, ...], before: int, gradients: bool, at: int | None, offload: bool
+) -> None:
+    outcomes = []
+    for probed in (False, True):
+        seed()
+        subject = Setup(*setup)
+        for _ in range(before):
+            subject.step()
+        if not gradients:
+            subject.optimizer.zero_grad()
+        if probed:
+            was, switches = described(vars(subject)), ambient()
+
+            def probe(subject: Setup = subject) -> None:
+                with restored(*subject.saved(), offload=offload):
+                    if at is None:
+                        subject.step(), subject.mistreat()
+                    else:
+                        interrupted_at(at, lambda: (subject.step(), subject.step()))
+
+            probe()
+            assert ambient() == switches
+            assert not difference(was, described(vars(subject)))
+        outcomes.append(
+            (
+                [subject.step() for _ in range(3)],
+                described(vars(subject), identity=False),
+                ambient(),
+            )
+        )
+    assert not difference(*outcomes)
+
+
+# -- interrupts -----------------------------------------------------------------------
+
+
+def small() -> tuple[nn.Module, torch.optim.Optimizer]:
+    seed()
+    model = norms()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    model(torch.randn(6, 4)).sum().backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def change(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    model.eval()
+    optimizer.zero_grad()
+    model(torch.randn(6, 4)).sum().backward()
+    optimizer.step()
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError, KeyboardInterrupt, torch.OutOfMemoryError, SystemExit]
+)
+def test_an_exception_passes_through_after_the_restoration(error: type[BaseException]) -> None:
+    model, optimizer = small()
+    was = described((model, optimizer))
+
+    def probe() -> None:
+        with restored(model, optimizer):
+            change(model, optimizer)
+            raise error("enough")
+
+    with pytest.raises(error, match="enough"):
+        probe()
+    assert not difference(was, described((model, optimizer)))
+
+
+@pytest.mark.parametrize("at", [*range(2, 600, 37), *range(600, 1500, 83)])
+def test_an_interrupted_restoration_is_finished(at: int) -> None:
+    """Whatever raises in the middle of it, and wherever."""
+    model, optimizer = small()
+    was = described((model, optimizer))
+    saved = Saved(model, optimizer)
+    change(model, optimizer)
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    assert interrupted_at(at, saved.restore)
+    assert handlers == [signal.getsignal(number) for number in signal.valid_signals()]
+    assert not difference(was, described((model, optimizer)))
+
+
+def test_ctrl_c_waits_until_everything_is_restored() -> None:
+    model, optimizer = small()
+    was = described((model, optimizer))
+    heard = []
+    handler = signal.signal(
+        signal.SIGINT, lambda *_: heard.append(difference(was, described((model, optimizer))))
+    )
+    try:
+        saved = Saved(model, optimizer)
+        change(model, optimizer)
+        write = saved._pieces.bits.write
+
+        def write_and_interrupt() -> None:
+            signal.raise_signal(signal.SIGINT)
+            assert not heard
+            write()
+
+        saved._pieces.bits.write = write_and_interrupt
+        saved.restore()
+        assert heard == [""]  # by the handler that was there, when all was as before
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def test_restored_in_another_thread() -> None:
+    model, optimizer = small()
+    was = described((model, optimizer))
+
+    def run() -> None:
+        with restored(model, optimizer):
+            change(model, optimizer)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert not difference(was, described((model, optimizer)))
+
+
+def test_what_cannot_be_put_back_is_told_and_the_rest_is_put_back() -> None:
+    model, optimizer = small()
+    weight = model[0].weight.detach().clone()
+    saved = Saved(model, optimizer)
+    change(model, optimizer)
+    saved._pieces.others[0].restore = lambda: 1 / 0
+    with pytest.raises(RuntimeError, match="division by zero"):
+        saved.restore()
+    assert torch.equal(model[0].weight, weight)
+
+
+# -- kinds of tensors and objects --------------------------------------------------------
+
+
+def test_tensors_of_all_kinds() -> None:
+    model = nn.Module()
+    model.sparse = nn.Parameter(torch.eye(3).to_sparse())
+    model.register_buffer("csr", torch.eye(3).to_sparse_csr())
+    model.register_buffer("meta", torch.empty(2, device="meta"))
+    model.register_buffer("complex", torch.randn(3, dtype=torch.cfloat).conj())
+    model.register_buffer("scalar", torch.tensor(1.0))
+    model.register_buffer("empty", torch.empty(0, 3))
+    model.register_buffer("nan", torch.tensor([0x7FC12345], dtype=torch.int32).view(torch.float32))
+    with torch.inference_mode():
+        model.inference = torch.ones(2)
+    model.derived = torch.ones(3, requires_grad=True) * 2
+    model.leaf = torch.zeros(3)
+    values = {
+        "sparse": lambda: model.sparse.detach().to_dense(),
+        "csr": lambda: model.csr.to_dense(),
+        "complex": lambda: model.complex.clone(),
+        "scalar": lambda: model.scalar.clone(),
+        "nan": lambda: model.nan.view(torch.int32).clone(),
+        "inference": lambda: model.inference.clone(),
+        "derived": lambda: model.derived.detach().clone(),
+        "leaf": lambda: model.leaf.clone(),
+    }
+    was = {name: value() for name, value in values.items()}
+    objects = dict(vars(model)), dict(model._buffers)
+    with restored(model):
+        with torch.no_grad():
+            model.sparse.data = torch.ones(3, 3).to_sparse()
+            for name in ("complex", "scalar", "nan", "derived"):
+                getattr(model, name).mul_(0).add_(2)
+            model.csr.values().mul_(2)
+            model.scalar = torch.tensor(7.0)
+        model.leaf.add_(torch.ones(3, requires_grad=True))
+        with torch.inference_mode():
+            model.inference.add_(1)
+    for name, value in values.items():
+        assert torch.equal(was[name], value()), name
+    assert objects == (dict(vars(model)), dict(model._buffers))
+    assert model.leaf.is_leaf
+    assert not model.leaf.requires_grad
+
+
+def test_memory_that_is_not_the_models_is_left_alone() -> None:
+    """A parameter may be a part of something larger."""
+    large = torch.zeros(10)
+    model = nn.Module()
+    model.part = nn.Parameter(large[2:4])
+    with restored(model):
+        large.fill_(1)
+    assert large.tolist() == [1, 1, 0, 0, 1, 1, 1, 1, 1, 1]
+
+
+def test_views_and_ties_are_copied_once() -> None:
+    model = Eccentric()
+    saved = Saved(model)
+    here = 24 * 4 + 12 + 4 + 48  # flat with its view, scratch, the one number of wide, the layer
+    assert saved.nbytes == here
+
+
+def test_the_original_values_can_be_read_meanwhile() -> None:
+    model, optimizer = small()
+    parameters = {name: p.detach().clone() for name, p in model.named_parameters()}
+    with restored(model, optimizer) as saved:
+        change(model, optimizer)
+        for name, parameter in model.named_parameters():
+            assert torch.equal(saved.original(parameter), parameters[name])
+            assert not torch.equal(parameter, parameters[name])
+        saved.restore()  # again and again
+        assert all(torch.equal(p, parameters[name]) for name, p in model.named_parameters())
+        with pytest.raises(KeyError):
+            saved.original(torch.ones(2))
+        change(model, optimizer)
+    assert all(torch.equal(p, parameters[name]) for name, p in model.named_parameters())
+
+
+def test_objects_that_an_optimizer_keeps_for_a_parameter() -> None:
+    class Projector:
+        def __init__(self) -> None:
+            self.matrix, self.uses = torch.eye(2), 0
+
+    model, optimizer = small()
+    projector = optimizer.state[model[0].weight]["projector"] = Projector()
+    with restored(model, optimizer):
+        projector.matrix.mul_(3)
+        projector.uses += 1
+    assert projector.matrix.equal(torch.eye(2))
+    assert projector.uses == 0
+
+
+def test_hooks_stay_as_they_are() -> None:
+    model, optimizer = small()
+    calls = []
+    with restored(model, optimizer):
+        handle = model.register_forward_hook(lambda *_: calls.append(1))
+    model(torch.randn(6, 4))
+    assert calls == [1]
+    handle.remove()
+
+
+def test_the_loaders_generators() -> None:
+    data = torch.utils.data.TensorDataset(torch.arange(20))
+    loader = torch.utils.data.DataLoader(data, shuffle=True, generator=torch.Generator())
+    numbers = numpy.random.default_rng(0)
+    mine = random.Random(0)
+
+    def order() -> tuple[Any, ...]:
+        return [int(x) for (x,) in loader], numbers.random(), mine.random()
+
+    with restored([], generators=[*generators_of(loader), numbers, mine]):
+        first = order()
+    assert order() == first
+
+
+def test_compiled_and_parallel_models() -> None:
+    model, _ = small()
+    wrapped = nn.DataParallel(torch.compile(model, backend="eager"))
+    optimizer = torch.optim.SGD(wrapped.parameters(), lr=1.0, momentum=0.9)
+    was = described(model)
+    with restored(wrapped, optimizer):
+        change(wrapped, optimizer)
+    assert not difference(was, described(model))
+
+
+def test_nothing_is_kept_afterwards() -> None:
+    model, optimizer = small()
+    gc.disable()  # by reference counting alone, at once
+    try:
+        with restored(model, optimizer) as saved:
+            copies = [
+                weakref.ref(c) for s in saved._pieces.bits._storages.values() for c in s.copies
+            ]
+            change(model, optimizer)
+            added = weakref.ref(next(iter(optimizer.state.values()))["exp_avg"])
+        assert copies
+        assert not [copy for copy in copies if copy() is not None]
+        kept = weakref.ref(model[0].weight)
+        assert added() is not None
+        model[0] = nn.Identity()
+        optimizer.param_groups.clear()
+        optimizer.state.clear()
+        assert kept() is None
+        assert added() is None
+    finally:
+        gc.enable()
+    with pytest.raises(RuntimeError, match="forgotten"):
+        saved.restore()
+
+
+def test_the_lint_path_does_not_import_it() -> None:
+    code = "import sys, freezecheck; print([m for m in sys.modules if m.startswith('freezecheck.probe')])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
