@@ -228,7 +228,7 @@ class Pieces:
         self.bits = Bits()
         self.tensors: list[Tensor] = []
         self.others: list[Attributes | Contents | Stream | Array] = []
-        self.sharded: list[Any] = []  # modules of FSDP2
+        self.modules: list[Any] = []
         self._seen: dict[int, Any] = {}
         self._kinds = _stateful()
         stack = [(root, True) for root in roots]
@@ -258,8 +258,8 @@ class Pieces:
         elif isinstance(item, self._kinds) or (free and _plain(item)):
             piece = Attributes(item)
             further = list(piece.held())
-            if any(base.__name__ == "FSDPModule" for base in type(item).__mro__):
-                self.sharded.append(item)
+            if isinstance(item, torch.nn.Module):
+                self.modules.append(item)
         else:
             return []
         self._seen[id(item)] = item

@@ -14,10 +14,12 @@ be gone back through), and what a rank's communication layer was in the middle o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from freezecheck.live import values
 from freezecheck.probe.ambient import Ambient
+from freezecheck.probe.halted import halted
 from freezecheck.probe.pieces import Pieces
 from freezecheck.probe.undisturbed import Undisturbed
 
@@ -106,8 +108,7 @@ def _attempt(step: Callable[[], Any]) -> Exception | None:
 def _steps(pieces: Pieces) -> Iterator[Callable[[], Any]]:
     """What is to be done, in order: what a tensor's gradient may be hangs on its memory."""
     yield _wait
-    for module in pieces.sharded:
-        yield module.reshard  # a forward that broke off left its parameters gathered
+    yield partial(halted, pieces.modules)
     for piece in pieces.others:
         yield piece.restore
     for tensor in pieces.tensors:

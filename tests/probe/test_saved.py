@@ -3,6 +3,7 @@ probed."""
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import signal
@@ -10,16 +11,18 @@ import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy
 import pytest
 import torch
+import torch.distributed.fsdp
 from described import ambient, described, difference
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations
 from torch.optim import lr_scheduler
 
@@ -334,7 +337,7 @@ def test_everything_is_as_it_was_and_training_goes_on_like_a_twin(
             assert not difference(was, described(vars(subject)))
         outcomes.append(
             (
-                [subject.step() for _ in range(3)],
+                [subject.step().hex() for _ in range(3)],
                 described(vars(subject), identity=False),
                 ambient(),
             )
@@ -565,6 +568,97 @@ def test_compiled_and_parallel_models() -> None:
     with restored(wrapped, optimizer):
         change(wrapped, optimizer)
     assert not difference(was, described(model))
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A process group of one."""
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("wrapper", ["ddp", "ddp with gradients in its buckets", "fsdp"])
+@pytest.mark.parametrize("halt", ["forward", "backward", None])
+def test_a_sharded_or_parallel_model_in_which_a_pass_is_broken_off(wrapper: str, halt: str) -> None:
+    outcomes = []
+    for probed in (False, True):
+        seed()
+        model = norms()
+        middle = model[2]
+        if wrapper == "fsdp":
+            mesh = distributed.init_device_mesh("cpu", (1,))
+            for part in (model[0], model[4], model):
+                distributed.fsdp.fully_shard(part, mesh=mesh)
+        else:
+            model = DistributedDataParallel(model, gradient_as_bucket_view="buckets" in wrapper)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        change(model.train(), optimizer)
+        if probed:
+            with contextlib.suppress(Interruption), restored(model, optimizer):
+                handles = []
+                if halt == "forward":
+                    handles.append(middle.register_forward_hook(interrupt))
+                elif halt == "backward":
+                    handles.append(middle.register_full_backward_hook(interrupt))
+                change(model, optimizer)
+            for handle in handles:
+                handle.remove()
+        for _ in range(3):
+            change(model, optimizer)
+        outcomes.append([torch.sum(p.detach()).item() for p in model.parameters()])
+    assert outcomes[0] == outcomes[1]
+
+
+def interrupt(*_: Any) -> None:
+    """A hook."""
+    raise Interruption
+
+
+@pytest.mark.slow
+@pytest.mark.frameworks
+def test_lora_under_accelerate() -> None:
+    accelerate, peft, transformers = map(
+        pytest.importorskip, ("accelerate", "peft", "transformers")
+    )
+    config = transformers.GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=11, n_positions=9)
+    outcomes = []
+    for probed in (False, True):
+        seed()
+        plain = transformers.GPT2LMHeadModel(config)
+        lora = peft.LoraConfig(target_modules=["c_attn"], lora_dropout=0.3, fan_in_fan_out=True)
+        model = peft.get_peft_model(plain, lora)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        scheduler = lr_scheduler.LinearLR(optimizer)
+        parts = accelerate.Accelerator(cpu=True).prepare(model, optimizer, scheduler)
+
+        def steps(parts: Any = parts) -> list[str]:
+            model, optimizer, scheduler = parts
+            tokens, losses = torch.arange(6).view(1, 6), []
+            for _ in range(3):
+                loss = model(input_ids=tokens, labels=tokens).loss
+                loss.backward()
+                optimizer.step()
+                scheduler.step()
+                optimizer.zero_grad()
+                losses.append(loss.item().hex())
+            return losses
+
+        steps()
+        if probed:
+            with restored(*parts):
+                steps()
+                model.merge_adapter()
+        outcomes.append(
+            (
+                steps(),
+                described(
+                    [dict(model.named_parameters()), optimizer.state, scheduler], identity=False
+                ),
+            )
+        )
+    assert not difference(*outcomes)
 
 
 def test_nothing_is_kept_afterwards() -> None:

@@ -1,0 +1,92 @@
+"""The batches of a warm-up: any iterable, gone through again where it is short; and what a batch is
+made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from freezecheck.live import values
+
+_TARGETS = ("labels", "label", "targets", "target", "y")
+HELD = 256  # samples that are looked at before and after
+_MOST = 64  # batches that are kept for that
+
+
+class Batches:
+    """`batch(i)` is the batch of step i, the same one whenever it is asked for.
+
+    Batches are kept as they came, on their device. Raises ValueError where there is none.
+    """
+
+    def __init__(self, given: Iterable[Any]) -> None:
+        self._given = given
+        self._iterator: Iterator[Any] | None = iter(given)
+        self._kept: list[Any] = []
+
+    def batch(self, step: int) -> Any:
+        """Counted from 0."""
+        while self._iterator is not None and len(self._kept) <= step:
+            try:
+                self._kept.append(next(self._iterator))
+            except StopIteration:
+                self._iterator = None
+        if not self._kept:
+            raise ValueError("there is no batch to probe with")
+        return self._kept[step % len(self._kept)]
+
+    def held(self) -> list[Any]:
+        """The first batches, of `HELD` samples or more if there are as many."""
+        chosen: list[Any] = []
+        samples = 0
+        while samples < HELD and len(chosen) < _MOST:
+            batch = self.batch(len(chosen))
+            if len(chosen) == len(self._kept):
+                break  # from here on they would come again
+            chosen.append(batch)
+            samples += size(batch)
+        return chosen
+
+
+def size(batch: Any) -> int:
+    """Samples of a batch: the first dimension of its first tensor; 0 where it has none."""
+    return next((len(t) for t in _tensors(batch) if t.dim()), 0)
+
+
+def _tensors(batch: Any) -> Iterator[Any]:
+    if isinstance(batch, values.torch().Tensor):
+        yield batch
+    elif isinstance(batch, Mapping):
+        for value in batch.values():
+            yield from _tensors(value)
+    elif isinstance(batch, (list, tuple)):
+        for value in batch:
+            yield from _tensors(value)
+
+
+def to(batch: Any, device: Any) -> Any:
+    """The batch with its tensors on a device."""
+    if isinstance(batch, values.torch().Tensor):
+        return batch.to(device, non_blocking=True)
+    if isinstance(batch, Mapping):
+        return {key: to(value, device) for key, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return type(batch)(*(to(value, device) for value in batch))
+    if isinstance(batch, (list, tuple)):
+        return type(batch)(to(value, device) for value in batch)
+    return batch
+
+
+def parted(batch: Any, loss: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """What the model is called with (arguments and keywords), and the targets, None where it has
+    none. A model that returns its own loss gets all of a dict."""
+    if isinstance(batch, Mapping):
+        key = next((name for name in _TARGETS if name in batch), None)
+        left = {k: v for k, v in batch.items() if loss is None or k != key}
+        return (), left, None if key is None else batch[key]
+    if isinstance(batch, (list, tuple)) and len(batch) > 1:
+        *inputs, targets = batch
+        return (tuple(batch) if loss is None else tuple(inputs)), {}, targets
+    if isinstance(batch, (list, tuple)):
+        return tuple(batch), {}, None
+    return (batch,), {}, None

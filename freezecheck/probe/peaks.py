@@ -1,0 +1,32 @@
+"""The largest rate that each parameter group will ever get."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from freezecheck import rates
+from freezecheck.live.api import take_snapshot
+
+
+def peaks(model: Any, optimizer: Any, scheduler: Any) -> tuple[list[float], list[str]]:
+    """The rates by group, and what is to be said of them; a schedule is run on stand-ins.
+
+    Raises TypeError for things that are no model, optimizer or scheduler.
+    """
+    now = take_snapshot(model, optimizer, scheduler)
+    found = rates.tops(now, 0)
+    remarks = [
+        f"the peak of {each.type} is not known: the rates of now were taken"
+        for each in now.schedulers
+        if each.optimizer == 0 and len(each.peaks) != len(found)
+    ]
+    return found, remarks
+
+
+def ramped(optimizer: Any, peaks: list[float], share: float) -> None:
+    """Set each group's rate to that share of its peak."""
+    for group, peak in zip(optimizer.param_groups, peaks):
+        if hasattr(group["lr"], "fill_"):
+            group["lr"].fill_(share * peak)
+        else:
+            group["lr"] = share * peak
