@@ -20,9 +20,10 @@ from freezecheck.finding import Site
 from freezecheck.live import frames, values
 from freezecheck.live.averages import Averages
 from freezecheck.live.fingerprint import has_two_modes
+from freezecheck.live.marks import Mark
 from freezecheck.live.namer import Namer
 from freezecheck.live.patches import Patches
-from freezecheck.live.record import Mark, Recorder, alive
+from freezecheck.live.record import Recorder, alive
 from freezecheck.live.traits import traits
 from freezecheck.timeline import DARK, OVERRUN, RESET
 

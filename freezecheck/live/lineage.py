@@ -16,7 +16,8 @@ from freezecheck.live.optimizers import scalars
 from freezecheck.timeline import OPTIMIZER
 
 if TYPE_CHECKING:
-    from freezecheck.live.record import Mark, Recorder
+    from freezecheck.live.marks import Mark
+    from freezecheck.live.record import Recorder
 
 _KEPT = 8  # states that were given away last
 

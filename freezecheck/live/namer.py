@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from freezecheck.live.marks import Mark
 from freezecheck.live.naming import Names
-from freezecheck.live.record import Mark, Recorder
+from freezecheck.live.record import Recorder
 
 
 class Namer:

@@ -33,7 +33,8 @@ from freezecheck.timeline import (
 )
 
 if TYPE_CHECKING:
-    from freezecheck.live.record import Mark, Recorder
+    from freezecheck.live.marks import Mark
+    from freezecheck.live.record import Recorder
 
 
 def capture_run(
