@@ -231,11 +231,15 @@ class Pieces:
         self.modules: list[Any] = []
         self._seen: dict[int, Any] = {}
         self._kinds = _stateful()
+        roots = list(roots)
         stack = [(root, True) for root in roots]
         while stack:
             item, free = stack.pop()
             if type(item) not in _ATOMS and id(item) not in self._seen:
                 stack.extend(self._take(item, free))
+        for root in roots:
+            if id(root) not in self._seen:
+                raise TypeError(f"{type(root).__name__}: there is nothing to save in one")
 
     def _take(self, item: Any, free: bool) -> Iterable[tuple[Any, bool]]:
         """Keep a piece of `item`; returns what it leads to. `free`: whatever its class is."""

@@ -30,7 +30,8 @@ class Saved:
     Each argument is one object or a list of them. `generators` are of torch, Python or NumPy; those
     of a loader are `generators_of(loader)`. The copies lie beside the originals, on the same
     device, or with `offload` in memory of the CPU (pinned, for a GPU's sake). Raises torch's
-    out-of-memory error if there is no room for them; nothing has been changed then.
+    out-of-memory error if there is no room for them (nothing has been changed then), and TypeError
+    for what has no state.
     """
 
     def __init__(
