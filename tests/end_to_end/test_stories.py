@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import stories
-from test_scripts import inspect
+from test_scripts import SCRIPTS, inspect, needs
 
+OTHERS = SCRIPTS.parent.parent / "scripts"
 STORIES = {
     "twelve_epochs": (0, "--fast-forward", "2", "twelve_epochs.py"),
     "twelve_epochs_no_group": (1, "--fast-forward", "2", "twelve_epochs.py", "--no-group"),
@@ -20,3 +21,24 @@ def test_story(name: str, request: pytest.FixtureRequest):
     code, report = inspect(*command)
     stories.compare(name, report, update=request.config.getoption("--update-golden"))
     assert code == expected
+
+
+def test_a_function_and_no_weights(request: pytest.FixtureRequest):
+    code, report = inspect("--no-weights", "setup_only.py::build")
+    stories.compare("function", report, update=request.config.getoption("--update-golden"))
+    assert code == 1
+
+
+def test_no_weights(request: pytest.FixtureRequest):
+    code, report = inspect("--no-weights", "pretrained_torchvision.py", cwd=OTHERS)
+    stories.compare("no_weights", report, update=request.config.getoption("--update-golden"))
+    assert code == 1
+
+
+@pytest.mark.slow
+@needs("peft")
+@needs("transformers")
+def test_fake(request: pytest.FixtureRequest):
+    code, report = inspect("--fake", "large_lora.py", cwd=OTHERS)
+    stories.compare("fake", report, update=request.config.getoption("--update-golden"))
+    assert code == 0
