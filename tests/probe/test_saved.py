@@ -445,6 +445,34 @@ def test_what_cannot_be_put_back_is_told_and_the_rest_is_put_back() -> None:
     assert torch.equal(model[0].weight, weight)
 
 
+def test_global_switches() -> None:
+    model, optimizer = small()
+
+    def switches() -> tuple[Any, ...]:
+        anomaly = torch.is_anomaly_enabled(), torch.is_anomaly_check_nan_enabled()
+        cudnn = torch.backends.cudnn
+        return (
+            *ambient(),
+            anomaly,
+            cudnn.benchmark,
+            cudnn.deterministic,
+            torch.get_autocast_dtype("cpu"),
+        )
+
+    was = switches()
+    with restored(model, optimizer):
+        torch.autocast("cpu", torch.float16).__enter__()  # and never out of it
+        torch.autograd.set_detect_anomaly(True, check_nan=False)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = True
+        random.random(), numpy.random.rand(), torch.rand(1)
+        different = switches()
+    assert switches() == was
+    assert all(now != before for now, before in zip(different, was))
+
+
 # -- kinds of tensors and objects --------------------------------------------------------
 
 
