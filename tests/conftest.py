@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+
 import pytest
 
 
@@ -25,3 +28,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="write what reports print now to tests/golden, to be read before it is committed",
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def heap_of_other_tests() -> Iterator[None]:
+    """Models are looked for among all objects, of which an old test process has a million; what
+    is there when the tests of a module begin is passed over."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()

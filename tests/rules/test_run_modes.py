@@ -3,9 +3,6 @@ does not set, averages of weights, and look-alikes that stay silent."""
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-
 import pytest
 import torch
 from recording import Recording, record
@@ -49,15 +46,6 @@ def freeze_bn(model):
             m.eval()
 """
 START = len(SETUP.splitlines())
-
-
-@pytest.fixture(autouse=True, scope="module")
-def without_the_heap_of_the_tests() -> Iterator[None]:
-    """What is there already is not searched for models again and again."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def run(script: str) -> Recording:

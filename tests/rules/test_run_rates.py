@@ -3,9 +3,6 @@ come late, schedules past their end."""
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator
-
 import pytest
 import torch
 from recording import Recording, record
@@ -45,15 +42,6 @@ def train(optimizer, steps, scheduler=None):
             scheduler.step()
 """
 START = len(SETUP.splitlines())
-
-
-@pytest.fixture(autouse=True, scope="module")
-def without_the_heap_of_the_tests() -> Iterator[None]:
-    """What is there already is not searched for models again and again."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def run(script: str) -> Recording:
