@@ -12,6 +12,7 @@ from freezecheck.records import replace
 from freezecheck.rule import Rule
 from freezecheck.snapshot import Snapshot
 from freezecheck.timeline import Timeline
+from freezecheck.trace import Trace
 
 _NOTHING = Timeline()
 
@@ -22,10 +23,11 @@ def check(
     timeline: Timeline | None = None,
     snapshots: Iterable[Snapshot] = (),
     phases: Sequence[Phase] = (),
+    traces: Sequence[Trace] = (),
 ) -> list[Finding]:
     """What the rules find, most severe first, then by place.
 
-    `phases` are a run's, in place of `snapshots`. Raises nothing of its own: a rule that fails is a bug and its exception
+    `phases` are a run's, in place of `snapshots`; `traces` tell how it went. Raises nothing of its own: a rule that fails is a bug and its exception
     goes through.
     """
     past = timeline if timeline is not None else _NOTHING
@@ -35,6 +37,7 @@ def check(
             found.extend(rule.in_timeline(past))
         for snapshot in snapshots:
             found.extend(rule.in_snapshot(snapshot, past))
+    found.extend(f for rule in rules for trace in traces for f in rule.in_trace(trace))
     late = _in_run(rules, phases, past, found)
     return sorted(_unique(without_consequences([*found, *late], rules, found)), key=_order)
 

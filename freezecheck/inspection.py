@@ -33,6 +33,7 @@ def checked(
             timeline=r.timeline,
             phases=r.phases,
             snapshots=[r.snapshot] if r.snapshot and not r.phases else [],
+            traces=() if r.rank else r.traces,  # ranks train together: one speaks for all
         )
         for r in used
     )

@@ -19,6 +19,7 @@ from freezecheck.records import dataclass
 from freezecheck.snapshot import Snapshot
 from freezecheck.text import Text
 from freezecheck.timeline import Timeline
+from freezecheck.trace import Trace
 
 SECTIONS = (
     "What it does",
@@ -108,6 +109,10 @@ class Rule:
         there are at least two."""
         return ()
 
+    def in_trace(self, trace: Trace) -> Iterable[Finding]:
+        """Findings that the losses and predictions of a run show."""
+        return ()
+
     def in_source(self, world: World) -> Iterable[Finding]:
         """Findings about one way through a program's text.
 
@@ -170,13 +175,15 @@ class Rule:
 
     @classmethod
     def halves(cls) -> str:
-        """Which halves can find it: `S` (source), `L` (snapshot), `R` (recorded run)."""
+        """Which halves can find it: `S` (source), `L` (snapshot), `R` (recorded run),
+        `P` (the losses and predictions of one)."""
         source = (cls.in_source, cls.in_text) != (Rule.in_source, Rule.in_text)
         found = "S" if source else ""
         found += "L" if cls.in_snapshot is not Rule.in_snapshot else ""
         recorded = (cls.in_timeline, cls.in_phases, cls.in_ranks)
         none = (Rule.in_timeline, Rule.in_phases, Rule.in_ranks)
-        return found + ("R" if recorded != none else "")
+        found += "R" if recorded != none else ""
+        return found + ("P" if cls.in_trace is not Rule.in_trace else "")
 
     @classmethod
     def examples(cls) -> list[Example]:

@@ -17,10 +17,12 @@ from freezecheck.check import check
 from freezecheck.finding import Finding
 from freezecheck.live import frames, shortened
 from freezecheck.live.patches import Patches
+from freezecheck.live.pulse import Pulse
 from freezecheck.live.record import Recorder
 from freezecheck.phases import Phase
 from freezecheck.snapshot import Snapshot
 from freezecheck.timeline import Timeline
+from freezecheck.trace import Trace
 
 
 class Stop(BaseException):
@@ -34,18 +36,30 @@ class Recording:
     namespace: dict[str, Any]
     reached_step: bool
     phases: list[Phase]
+    traces: list[Trace]
 
     def findings(self, select: Any = None) -> list[Finding]:
         rules = catalogue.select(select)
         snapshots = [self.snapshot] if self.snapshot and not self.phases else []
-        return check(rules, timeline=self.timeline, snapshots=snapshots, phases=self.phases)
+        return check(
+            rules,
+            timeline=self.timeline,
+            snapshots=snapshots,
+            phases=self.phases,
+            traces=self.traces,
+        )
 
 
 def record(
-    code: str, filename: str = "example.py", steps: int | None = 1, batches: int | None = None
+    code: str,
+    filename: str = "example.py",
+    steps: int | None = 1,
+    batches: int | None = None,
+    *,
+    tripwires: bool = False,
 ) -> Recording:
     """The record of `code` as a script called `filename`, seeded, to step number `steps`
-    (None: to its end); with epochs cut to `batches`.
+    (None: to its end); with epochs cut to `batches`, and with an ear on the losses.
 
     Sites name lines of `filename`, whose text `linecache` gives as for a real file.
     """
@@ -58,12 +72,20 @@ def record(
     namespace: dict[str, Any] = {"__name__": "__main__", "__file__": filename}
     outcome: list[Recording] = []
 
-    def ready(recorder: Recorder) -> None:
+    def made(timeline: Timeline, stepped: bool) -> Recording:
+        now = recorder.snapshot()
+        return Recording(now, timeline, namespace, stepped, recorder.phases, recorder.traces)
+
+    def ready(_: Recorder) -> None:
         timeline = recorder.timeline()
-        outcome.append(Recording(recorder.snapshot(), timeline, namespace, True, recorder.phases))
+        outcome.append(made(timeline, True))
         raise Stop
 
     recorder = Recorder(ready, steps)
+    heard, problems = Patches(), list[Exception]()
+    pulse = Pulse(recorder, problems.append)
+    if tripwires:
+        pulse.install(heard)
     recorder.install()
     cut = Patches()
     if batches is not None:
@@ -73,14 +95,17 @@ def record(
         with offline_weights():
             exec(compile(code, filename, "exec"), namespace)
         recorder.end()
+        pulse.end()
     except Stop:
         pass
     finally:
         cut.undo()
         recorder.uninstall()
+        heard.undo()
         if dist.is_available() and dist.is_initialized():
             dist.destroy_process_group()
     if not outcome:
         timeline = recorder.timeline()
-        outcome.append(Recording(recorder.snapshot(), timeline, namespace, False, recorder.phases))
+        outcome.append(made(timeline, False))
+    assert not problems, problems
     return outcome[0]

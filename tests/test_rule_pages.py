@@ -53,7 +53,8 @@ def test_example(example: Example):
     if needs and importlib.util.find_spec(needs) is None:
         pytest.skip(f"{needs} is not installed")
     filename = f"{example}.py"
-    run = record(example.code, filename, steps=None)
+    # The made-up weights of other pages' models make no sense, nor do their losses.
+    run = record(example.code, filename, steps=None, tripwires=example.rule.startswith("FC6"))
     findings = run.findings()
     found = sorted((f.site.line if f.site else 0, f.code) for f in findings)
     assert found == sorted(example.expected), [str(f.message) for f in findings]

@@ -66,9 +66,9 @@ def attend(command: Sequence[str], judge: Judge) -> Run:
 
 def _news(board: Board) -> bool:
     """A process has a new report."""
-    before = board.said("phase")
+    before = board.said("phase"), board.said("trace")
     board.read()
-    return board.said("phase") != before
+    return (board.said("phase"), board.said("trace")) != before
 
 
 @contextlib.contextmanager

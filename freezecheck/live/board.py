@@ -23,6 +23,7 @@ from freezecheck.phases import Phase
 from freezecheck.plain import decode
 from freezecheck.snapshot import Snapshot
 from freezecheck.timeline import Timeline
+from freezecheck.trace import Trace
 
 PHASES = ("starting", "importing torch", "building", "first batch", "stepping")
 _REACHED = {"importing": 1, "recording": 2, "optimizer": 3, "backward": 4, "report": 4}
@@ -41,6 +42,7 @@ class Report:
     snapshot: Snapshot | None  # of the first phase, where there are any
     timeline: Timeline
     phases: tuple[Phase, ...] = ()
+    traces: tuple[Trace, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +185,10 @@ class Board:
                 snapshot = phases[0].snapshot
                 phases[-1].last = max(phases[-1].last, self._steps(pid))
             timeline = decode(Timeline, data["timeline"])
-            found.append(Report(pid, data["rank"], data["stepped"], snapshot, timeline, phases))
+            traces = decode(tuple[Trace, ...], data["traces"])
+            found.append(
+                Report(pid, data["rank"], data["stepped"], snapshot, timeline, phases, traces)
+            )
         return sorted(found, key=lambda r: (not r.stepped, r.rank is None, r.rank or 0, r.pid))
 
     def _steps(self, pid: int) -> int:

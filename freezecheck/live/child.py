@@ -20,10 +20,12 @@ from typing import Any, NoReturn
 from freezecheck.live import downloads, frames, leash, plan, values
 from freezecheck.live.patches import Patches
 from freezecheck.live.plan import Plan
+from freezecheck.live.pulse import Pulse
 from freezecheck.live.record import Recorder
 from freezecheck.phases import Phase
 from freezecheck.plain import encode
 from freezecheck.snapshot import Snapshot
+from freezecheck.trace import Trace
 
 OLDEST_TORCH = (2, 4)
 ALIVE = "alive"  # a named pipe in the folder of the run that the runner holds open
@@ -87,11 +89,15 @@ def start(folder: str, note: Note) -> None:
     if not wanted.watch:
         recorder.on_optimizer = optimizer
         recorder.on_backward = backward
+    listens = not wanted.first_step and not wanted.fake
+    pulse = Pulse(recorder, lambda error: note("problem", told(error))) if listens else None
+    if pulse is not None:
+        pulse.install(Patches())
     for name in ("before_step", "after_step"):
         setattr(recorder, name, guarded(getattr(recorder, name)))
     _prepare(wanted, folder, note)
     if not wanted.first_step:
-        _go_on(recorder, folder, note)
+        _go_on(recorder, pulse, folder, note)
     if not wanted.watch:
         atexit.register(downloads.tell, note)
     # Models are found among all live objects, of which torch alone makes 250,000;
@@ -126,8 +132,9 @@ def _prepare(wanted: Plan, folder: str, note: Note) -> None:
         fake.install(patches, note)
 
 
-def _go_on(recorder: Recorder, folder: str, note: Note) -> None:
-    """Beyond the first step: a report for each phase, one at the end, and news of the steps."""
+def _go_on(recorder: Recorder, pulse: Pulse | None, folder: str, note: Note) -> None:
+    """Beyond the first step: a report for each phase and each turn that the losses take, one at
+    the end, and news of the steps."""
     pid, told = os.getpid(), [0.0]
     if "freezecheck.live.shortened" in sys.modules:
         recorder.epoch = sys.modules["freezecheck.live.shortened"].epoch
@@ -135,6 +142,10 @@ def _go_on(recorder: Recorder, folder: str, note: Note) -> None:
     def phase(_: Recorder) -> None:
         write(folder, recorder, stepped=True)
         note("phase", str(len(recorder.phases)))
+
+    def turn(_: Trace) -> None:
+        write(folder, recorder, stepped=True)
+        note("trace", str(len(recorder.traces)))
 
     def step(_: Recorder) -> None:
         now = time.monotonic()
@@ -144,11 +155,15 @@ def _go_on(recorder: Recorder, folder: str, note: Note) -> None:
 
     def end() -> None:
         recorder.end()
+        if pulse is not None and os.getpid() == pid:
+            pulse.end()
         if os.getpid() == pid and recorder.phases:
             write(folder, recorder, stepped=True)
             note("step", str(recorder.steps), str(recorder.epoch() or ""))
 
     recorder.on_phase, recorder.on_step = phase, step
+    if pulse is not None:
+        pulse.told = turn
     atexit.register(end)
 
 
@@ -166,6 +181,7 @@ def write(
         "stepped": stepped,
         "snapshot": None if snapshot is None else snapshot.to_dict(),
         "timeline": encode(timeline),
+        "traces": [encode(trace) for trace in recorder.traces],
     }
     # `dump` is ten times slower than `dumps`.
     text = json.dumps(report, allow_nan=False)[:-1] + f', "phases": [{_phases(recorder.phases)}]}}'

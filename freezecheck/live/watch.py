@@ -17,6 +17,8 @@ from freezecheck.chapters import chapters
 from freezecheck.check import check
 from freezecheck.finding import Finding, Severity
 from freezecheck.live import api, optimizers, schedulers
+from freezecheck.live.patches import Patches
+from freezecheck.live.pulse import Pulse
 from freezecheck.live.record import Recorder
 from freezecheck.report.concise import sentence
 from freezecheck.report.result import Report
@@ -43,6 +45,7 @@ class Watch:
         stop_on: str | None = None,
         select: Iterable[str] | None = None,
         ignore: Iterable[str] | None = None,
+        tripwires: bool = True,
     ) -> None:
         if every < 1:
             raise ValueError(f"every must be at least 1, not {every}")
@@ -53,7 +56,10 @@ class Watch:
         self._every = every
         self._tell = on_finding if callable(on_finding) else _WAYS[on_finding]
         self._stop_on = None if stop_on is None else Severity.parse(stop_on)
+        self._tripwires = tripwires
         self._recorder: Recorder | None = None
+        self._pulse: Pulse | None = None
+        self._patches = Patches()  # of the pulse
         self._known: set[object] = set()
         self.findings: tuple[Finding, ...] = ()
 
@@ -70,6 +76,10 @@ class Watch:
                 [schedulers.unwrap(scheduler) for scheduler in scheds],
             )
             self._given = []  # what the user drops is to go
+            if self._tripwires:
+                self._pulse = Pulse(recorder, _deaf)
+                self._pulse.told = lambda trace: self._guarded(recorder)
+                self._pulse.install(self._patches)
             recorder.install(light=True)
         return self
 
@@ -78,6 +88,10 @@ class Watch:
         if self._recorder is not None:
             self._recorder.end()
             self._recorder.uninstall()
+        if self._pulse is not None:
+            self._patches.undo()
+            pulse, self._pulse, self._stop_on = self._pulse, None, None  # nothing is left to stop
+            pulse.end()
 
     def __enter__(self) -> Watch:
         return self.start()
@@ -113,7 +127,12 @@ class Watch:
 
     def _look(self, recorder: Recorder) -> list[Finding]:
         """The findings that are new since the last look."""
-        found = check(self._rules, timeline=recorder.timeline(), phases=recorder.phases)
+        found = check(
+            self._rules,
+            timeline=recorder.timeline(),
+            phases=recorder.phases,
+            traces=recorder.traces,
+        )
         fresh = [f for f in found if (f.code, f.symbol, f.site) not in self._known]
         self._known.update((f.code, f.symbol, f.site) for f in fresh)
         self.findings += tuple(fresh)
@@ -140,6 +159,7 @@ def watch(
     stop_on: str | None = None,
     select: Iterable[str] | None = None,
     ignore: Iterable[str] | None = None,
+    tripwires: bool = True,
 ) -> Watch:
     """Watch a training run: what is wrong is told at the step since which it is so.
 
@@ -155,6 +175,8 @@ def watch(
         stop_on: "error" or "warning": raise SetupError from within the step at which a finding
             of that severity comes up.
         select, ignore: rules by code (`FC201`), prefix (`FC2`) or name.
+        tripwires: listen to losses and predictions, too, for FC601 to FC603. No step waits
+            for a GPU.
 
     At each step only identities, flags and modes are compared; everything is captured where
     they differ. Nothing of the run is changed: it ends with the same weights, bit for bit.
@@ -170,6 +192,13 @@ def watch(
         stop_on=stop_on,
         select=select,
         ignore=ignore,
+        tripwires=tripwires,
+    )
+
+
+def _deaf(error: Exception) -> None:
+    logger.warning(
+        "freezecheck failed and hears losses no more: %s: %s", type(error).__name__, error
     )
 
 

@@ -29,6 +29,8 @@ class Watched:
     def __get__(self, instance: Any, owner: type[Any]) -> Any:
         if instance is not None and self._name in instance.__dict__:
             return instance.__dict__[self._name]
+        if owner.__name__ == "FakeRootModule":
+            return None  # the compiler's, which reads all that `dir` names
         if self._original is None:
             raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r}")
         return self._original.__get__(instance, owner)

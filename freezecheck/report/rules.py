@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from freezecheck.report.line import Line, line, wrap
 from freezecheck.rule import Rule
 
-_HALVES = {"S": "text", "L": "setup", "R": "run"}
+_HALVES = {"S": "text", "L": "setup", "R": "run", "P": "losses"}
 
 
 def table(rules: Sequence[Rule], width: int | None) -> Iterator[Line]:
