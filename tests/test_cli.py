@@ -358,7 +358,9 @@ def test_without_a_command_the_help_is_shown(capsys):
     assert capsys.readouterr().err.startswith("usage: freezecheck")
 
 
-@pytest.mark.parametrize("words", ["--help", "inspect --help", "watch --help", "rules --help", "explain --help"])
+@pytest.mark.parametrize(
+    "words", ["--help", "inspect --help", "watch --help", "rules --help", "explain --help"]
+)
 def test_help_fits_a_narrow_terminal(capsys, monkeypatch, words):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as end:
