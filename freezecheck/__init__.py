@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from freezecheck.live.api import SetupError, assert_sane, inspect
     from freezecheck.live.forecast import Forecast, forecast
     from freezecheck.live.watch import SetupWarning, Watch, watch
+    from freezecheck.probe.api import OutOfMemory, ProbeReport, probe
     from freezecheck.report.result import Report
     from freezecheck.snapshot import Snapshot
     from freezecheck.timeline import Event, Timeline
@@ -26,6 +27,8 @@ _HOMES = {
     "Fix": "finding",
     "Forecast": "live.forecast",
     "Note": "finding",
+    "OutOfMemory": "probe.memory",
+    "ProbeReport": "probe.report",
     "Report": "report.result",
     "SetupError": "live.api",
     "SetupWarning": "live.watch",
@@ -37,6 +40,7 @@ _HOMES = {
     "assert_sane": "live.api",
     "forecast": "live.forecast",
     "inspect": "live.api",
+    "probe": "probe",
     "watch": "live.watch",
 }
 
@@ -47,6 +51,8 @@ __all__ = [
     "Fix",
     "Forecast",
     "Note",
+    "OutOfMemory",
+    "ProbeReport",
     "Report",
     "SetupError",
     "SetupWarning",
@@ -58,6 +64,7 @@ __all__ = [
     "assert_sane",
     "forecast",
     "inspect",
+    "probe",
     "watch",
 ]
 
@@ -68,7 +75,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'freezecheck' has no attribute {name!r}")
     import importlib
 
-    value = getattr(importlib.import_module(f"freezecheck.{home}"), name)
+    module = importlib.import_module(f"freezecheck.{home}")
+    value = module if home == name else getattr(module, name)  # the package `probe` can be called
     globals()[name] = value
     return value
 

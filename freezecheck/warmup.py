@@ -13,13 +13,15 @@ PIXELS = "segmentation"
 TOKENS = "language modelling"
 UNKNOWN = "unknown"
 
+_MARGIN = 0.3  # by which rates are to be lowered that are high, but not surely too high
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
     """A BatchNorm layer with running statistics.
 
     `drift` is the symmetric Gaussian divergence between the statistics that the warm-up left and
-    those that the initial weights gather from the same batches, in nats, the mean over its channels.
+    those that the initial weights gather from the same batches, in nats, the median over its channels.
     """
 
     path: str
@@ -86,8 +88,34 @@ class Warmup:
     start: Look | None = None  # the initial weights in eval mode
     train: Look | None = None  # the last weights in the modes of training
     eval: Look | None = None
+    settled: Look | None = None  # in eval mode, with BatchNorm statistics of the last weights alone
     features: Features | None = None
     floor: Floor | None = None
+
+    @property
+    def stated(self) -> str:
+        """The rates, each once."""
+        return ", ".join(dict.fromkeys(f"{rate:.2g}" for rate in self.rates))
+
+    @property
+    def advice(self) -> str:
+        """What to do about rates that are too high."""
+        calm = self.calm
+        if calm is None and self.zone != UNSAFE:
+            return f"lower {self._lowered(_MARGIN)}, and probe again"
+        if calm is None:
+            return (
+                "lower the learning rates; at none of those tried, down to a thousandth, did a warm-up"
+                " go well, so look at the loss and the data, too"
+            )
+        return f"lower {self._lowered(calm)}, where a warm-up went well"
+
+    def _lowered(self, factor: float) -> str:
+        return ", ".join(
+            f"group {index} from {rate:.2g} to about {rate * factor:.1g}"
+            for index, rate in enumerate(self.rates)
+            if rate
+        )
 
     @property
     def gain(self) -> float:

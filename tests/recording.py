@@ -20,6 +20,7 @@ from freezecheck.live.patches import Patches
 from freezecheck.live.pulse import Pulse
 from freezecheck.live.record import Recorder
 from freezecheck.phases import Phase
+from freezecheck.probe.api import ProbeReport, listeners
 from freezecheck.snapshot import Snapshot
 from freezecheck.timeline import Timeline
 from freezecheck.trace import Trace
@@ -109,3 +110,19 @@ def record(
         outcome.append(made(timeline, False))
     assert not problems, problems
     return outcome[0]
+
+
+def probed(code: str, filename: str) -> list[Finding]:
+    """What the probes in `code`, run as a script called `filename` and seeded, report."""
+    frames.is_users.cache_clear()
+    frames.shown.cache_clear()
+    random.seed(0)
+    torch.manual_seed(0)
+    reports: list[ProbeReport] = []
+    listeners.append(reports.append)
+    try:
+        exec(compile(code, filename, "exec"), {"__name__": "__main__", "__file__": filename})
+    finally:
+        listeners.remove(reports.append)
+    assert reports
+    return [finding for report in reports for finding in report.findings]

@@ -20,8 +20,7 @@ class Batches:
     """
 
     def __init__(self, given: Iterable[Any]) -> None:
-        self._given = given
-        self._iterator: Iterator[Any] | None = iter(given)
+        self._iterator: Iterator[Any] | None = _begun_late(given)
         self._kept: list[Any] = []
 
     def batch(self, step: int) -> Any:
@@ -46,6 +45,11 @@ class Batches:
             chosen.append(batch)
             samples += size(batch)
         return chosen
+
+
+def _begun_late(given: Iterable[Any]) -> Iterator[Any]:
+    """As `iter(given)` at the first batch: a loader draws a seed then."""
+    yield from given
 
 
 def size(batch: Any) -> int:

@@ -38,9 +38,9 @@ def _by_values(logits: Any, targets: Any) -> str:
     if bool(((numbers == 0) | (numbers == 1)).all()):
         hot = numbers.dim() == 2 and numbers.shape[1] > 1 and bool((numbers.sum(1) == 1).all())
         return CLASSES if hot else LABELS if numbers.dim() < 3 else PIXELS
-    if numbers.dim() == 2 and numbers.shape[1] > 1 and bool((numbers >= 0).all()):
-        if bool((numbers.sum(1) - 1).abs().max() < 1e-3):
-            return CLASSES  # probabilities of the classes
+    wide = numbers.dim() == 2 and numbers.shape[1] > 1
+    if wide and bool(((numbers >= 0) & ((numbers.sum(1, True) - 1).abs() < 1e-3)).all()):
+        return CLASSES  # probabilities of the classes
     return NUMBERS
 
 
@@ -49,7 +49,9 @@ def labels(targets: Any) -> Any:
     return targets.argmax(1) if targets.dim() == 2 else targets
 
 
-def level(kind: str, loss: Callable[[Any, Any], Any] | None, pairs: Sequence[tuple[Any, Any]]) -> float | None:
+def level(
+    kind: str, loss: Callable[[Any, Any], Any] | None, pairs: Sequence[tuple[Any, Any]]
+) -> float | None:
     """The mean loss of outputs that are the same for every input and know how frequent each class
     or label is, or the targets' mean; None where there is no such thing.
 

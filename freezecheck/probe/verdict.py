@@ -28,13 +28,11 @@ def zone(
 
     `last`: there will be no more.
     """
-    if not all(map(math.isfinite, losses)):
+    if not finite(losses):
         return UNSAFE
     now = paired(losses, initial, level)
     early = paired(losses[:steps], initial[:steps], level) if len(losses) > steps else now
-    alarmed = (
-        early == ALARM or tripped(losses, initial) is not None or bounded(losses, initial)
-    )
+    alarmed = early == ALARM or tripped(losses, initial) is not None or bounded(losses, initial)
     if now == HEALTHY and not alarmed:
         return SAFE
     if not last:
@@ -44,13 +42,18 @@ def zone(
     return UNSAFE if alarmed or now == ALARM else INCONCLUSIVE
 
 
+def finite(losses: Sequence[float]) -> bool:
+    """None is NaN or infinite."""
+    return all(map(math.isfinite, losses))
+
+
 def paired(losses: Sequence[float], initial: Sequence[float], level: float | None) -> str:
     """The last ten steps: `HEALTHY` below both the initial weights' loss and `level`, `ALARM` above
     both and not falling, each one-sided at 5%."""
     if len(losses) < _LAST:
         return UNCLEAR
     now, first = losses[-_LAST:], initial[-_LAST:]
-    if not all(map(math.isfinite, now)):
+    if not finite(now):
         return ALARM
     changes = [loss - before for loss, before in zip(now, first)]
     below, above = _sides(changes)

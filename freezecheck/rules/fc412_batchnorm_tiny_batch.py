@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from freezecheck.finding import Finding, Severity
 from freezecheck.frozen import layers
 from freezecheck.rule import Rule
-from freezecheck.snapshot import Snapshot
+from freezecheck.snapshot import Snapshot, count, summarise
 from freezecheck.timeline import Timeline
+from freezecheck.trace import Trace
 
 # ResNet-50 on ImageNet, validation error by batch size per worker (Wu & He 2018, table 2):
 # 32: 23.6 %, 16: 23.7 %, 8: 24.8 %, 4: 27.3 %, 2: 34.7 %.
@@ -65,8 +66,8 @@ class BatchnormTinyBatch(Rule):
 
     ## How it is found
 
-    In a recorded run, from the first dimension of what each BatchNorm layer was given. It is
-    the samples that count and not the pixels: those of one image resemble each other.
+    In a recorded run, from the first dimension of what each BatchNorm layer was given; in a probe,
+    from the size of its batches. It is the samples that count and not the pixels: those of one image resemble each other.
 
     ## Limits
 
@@ -100,11 +101,31 @@ class BatchnormTinyBatch(Rule):
             samples = max(n.samples or 0 for n in mine)
             yield self.finding(
                 f"Normalised over {samples} sample{'s' if samples > 1 else ''} in train mode:"
-                f" {layers(now, mine)}. Statistics of so few are mostly noise; gradient"
-                " accumulation does not change that.",
+                f" {layers(now, mine)}. {_NOISE}",
                 site=mine[0].site or now.built(index),
                 symbol=now.path(index, mine[0].path),
-                fix="raise the batch size, keep the pretrained statistics (eval mode for these"
-                " layers), or use GroupNorm or SyncBatchNorm",
+                fix=_FIX,
                 subject=model.label,
             )
+
+    def in_trace(self, trace: Trace) -> Iterator[Finding]:
+        warmup = trace.warmup
+        if warmup is None or not 0 < warmup.batch < _TINY:
+            return
+        tiny = [layer.path for layer in warmup.layers if layer.training and layer.trainable]
+        if tiny:
+            yield self.finding(
+                f"Normalised over {count(warmup.batch, 'sample')} in train mode:"
+                f" {count(len(tiny), 'BatchNorm layer')} ({summarise(tiny, 3)}). {_NOISE}",
+                site=trace.site,
+                symbol=tiny[0],
+                fix=_FIX,
+                subject="probe",
+            )
+
+
+_NOISE = "Statistics of so few are mostly noise; gradient accumulation does not change that."
+_FIX = (
+    "raise the batch size, keep the pretrained statistics (eval mode for these layers), or use"
+    " GroupNorm or SyncBatchNorm"
+)

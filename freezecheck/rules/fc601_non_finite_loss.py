@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from freezecheck.finding import Finding, Severity
 from freezecheck.rule import Rule
 from freezecheck.trace import NOT_FINITE, Trace
+from freezecheck.warmup import Warmup
 
 
 class NonFiniteLoss(Rule):
@@ -81,6 +82,9 @@ class NonFiniteLoss(Rule):
     def in_trace(self, trace: Trace) -> Iterator[Finding]:
         if trace.verdict != NOT_FINITE:
             return
+        if trace.warmup is not None:
+            yield self._probed(trace, trace.warmup)
+            return
         yield self.finding(
             "The loss is NaN or infinite, and no step trains the model any more.",
             site=trace.site,
@@ -88,4 +92,17 @@ class NonFiniteLoss(Rule):
             fix="lower the learning rate or raise it slowly from 0, look for a division by 0 or the"
             " logarithm of 0, and begin again from a checkpoint of before",
             step=trace.finite + 1,
+        )
+
+    def _probed(self, trace: Trace, warmup: Warmup) -> Finding:
+        if trace.lost:
+            what = f"The loss is NaN or infinite from step {trace.finite + 1} of a warm-up on"
+        else:
+            what = "The gradients are not finite, at whatever scale"
+        return self.finding(
+            f"{what}, at rates of up to {warmup.stated}.",
+            site=trace.site,
+            symbol="loss",
+            fix=warmup.advice,
+            subject="probe",
         )

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import fmean
 
 from freezecheck.finding import Finding, Severity
 from freezecheck.rule import Rule
 from freezecheck.trace import EXPLODED, WINDOW, Trace
+from freezecheck.warmup import Warmup
 
 
 class LossExplosion(Rule):
@@ -61,7 +63,7 @@ class LossExplosion(Rule):
     In a run that is watched or goes beyond its first step, from what torch's loss functions return:
     cross-entropy is compared with the logarithm of the number of classes, binary cross-entropy with
     that of 2, regression losses with five times that of the mean target. A spike is no verdict, and
-    many healthy runs begin with one: nothing is said before step 60.
+    many healthy runs begin with one: nothing is said before step 60, nor while the loss falls.
 
     ## Limits
 
@@ -80,7 +82,12 @@ class LossExplosion(Rule):
     severity = Severity.ERROR
 
     def in_trace(self, trace: Trace) -> Iterator[Finding]:
-        if trace.verdict != EXPLODED or trace.start is None or trace.level is None:
+        if trace.verdict != EXPLODED:
+            return
+        if trace.warmup is not None:
+            yield self._probed(trace, trace.warmup)
+            return
+        if trace.start is None or trace.level is None:
             return
         yield self.finding(
             f"The loss has exploded: it began at {trace.start:.3g}, a model that ignores its input stays"
@@ -89,4 +96,17 @@ class LossExplosion(Rule):
             symbol="loss",
             fix="lower the learning rate, raise it slowly from 0, or clip the gradients",
             step=max(1, trace.step - WINDOW + 1),
+        )
+
+    def _probed(self, trace: Trace, warmup: Warmup) -> Finding:
+        level = warmup.level
+        ignorant = "" if level is None else f", a model that ignores its input {level:.3g}"
+        return self.finding(
+            f"The loss explodes at rates of up to {warmup.stated}: over the last ten of"
+            f" {trace.step} steps it is {fmean(warmup.losses[-10:]):.3g}; the initial weights have"
+            f" {fmean(warmup.initial[-10:]):.3g} on the same batches{ignorant}.",
+            site=trace.site,
+            symbol="loss",
+            fix=warmup.advice,
+            subject="probe",
         )

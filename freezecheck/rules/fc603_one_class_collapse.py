@@ -100,7 +100,9 @@ class OneClassCollapse(Rule):
             f"The model has collapsed to one class: in {pool.samples} training samples {what}.",
             site=trace.site,
             symbol="predictions",
-            fix="lower the learning rate or raise it slowly from 0, and begin again from the"
+            fix=trace.warmup.advice
+            if trace.warmup is not None
+            else "lower the learning rate or raise it slowly from 0, and begin again from the"
             " pretrained weights: what has died does not come back",
-            step=trace.pools[0].step,
+            step=trace.pools[0].step if trace.warmup is None else None,
         )

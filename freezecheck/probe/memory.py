@@ -1,0 +1,65 @@
+"""What is told when memory runs out in a probe."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from freezecheck.live import values
+from freezecheck.probe.batches import size
+from freezecheck.probe.steps import Setup
+
+_CPU = "can't allocate memory"  # torch raises a plain RuntimeError on the CPU
+
+
+class OutOfMemory(RuntimeError):
+    """A probe, and so the run itself, does not fit; the text has the batch size and the peak."""
+
+    __module__ = "freezecheck"
+
+
+@contextlib.contextmanager
+def exhaustion_told(setup: Setup) -> Iterator[None]:
+    """Raise OutOfMemory in place of torch's and Python's own exceptions."""
+    gpu = setup.device.type == "cuda"
+    if gpu:
+        values.torch().cuda.reset_peak_memory_stats(setup.device)
+    try:
+        yield
+    except Exception as error:
+        if not _is_exhaustion(error):
+            raise
+        samples = size(setup.batches.batch(0))
+        raise OutOfMemory(
+            f"out of memory with batches of {samples} samples{_peak(setup.device)}; the probe holds"
+            " one copy of the weights and of the optimizer's state more than the run"
+        ) from error
+
+
+def _is_exhaustion(error: Exception) -> bool:
+    torch = values.torch()
+    kinds = tuple(
+        kind
+        for kind in (
+            MemoryError,
+            getattr(torch, "OutOfMemoryError", None),
+            torch.cuda.OutOfMemoryError,
+        )
+        if kind is not None
+    )
+    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and _CPU in str(error))
+
+
+def _peak(device: Any) -> str:
+    if device.type == "cuda":
+        held = values.torch().cuda.max_memory_allocated(device)
+    else:
+        try:
+            import resource
+        except ImportError:  # Windows
+            return ""
+        unit = 1 if sys.platform == "darwin" else 1024
+        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return f"; at the peak {held / 2**30:.1f} GiB were in use"

@@ -1,0 +1,62 @@
+"""The verdict on made-up losses."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from freezecheck.probe import verdict
+from freezecheck.warmup import INCONCLUSIVE, NEAR, SAFE, UNSAFE
+
+LEVEL = 1.6
+
+
+def noisy(means: list[float], seed: int = 0) -> list[float]:
+    rng = random.Random(seed)
+    return [mean + rng.gauss(0, 0.03) for mean in means]
+
+
+INITIAL = noisy([1.6] * 60, seed=1)
+FALLING = [1.6 * 0.97**step for step in range(60)]
+SPIKE = FALLING[:12] + [1.6 * 5 * 0.7**step for step in range(18)]
+# name -> (losses, zone after 30 steps, zone after the last of 60)
+COURSES = {
+    "falls": (noisy(FALLING), SAFE, SAFE),
+    "rises": (noisy([1.6 * 1.1**step for step in range(60)]), None, UNSAFE),
+    "stays": (noisy([1.6] * 60, seed=2), None, INCONCLUSIVE),
+    "leaps and settles": (noisy(SPIKE + [0.4] * 30), None, NEAR),
+    "leaps and stays": (noisy(SPIKE[:20] + [4.0] * 40), None, UNSAFE),
+    "is lost": (noisy(FALLING[:20]) + [math.nan] * 40, UNSAFE, UNSAFE),
+}
+
+
+@pytest.mark.parametrize("name", COURSES)
+def test_zones(name: str):
+    losses, early, late = COURSES[name]
+    assert verdict.zone(losses[:30], INITIAL[:30], LEVEL, 30, False) == early
+    assert verdict.zone(losses, INITIAL, LEVEL, 30, True) == late
+
+
+def test_a_loss_below_the_initial_one_but_above_ignorance_is_not_healthy():
+    """A head that began far off has learnt nothing yet when it is as bad as no head."""
+    losses, initial = noisy([2.5] * 30), noisy([6.0] * 30)
+    assert verdict.paired(losses, initial, LEVEL) == verdict.UNCLEAR
+    assert verdict.paired(losses, initial, None) == verdict.HEALTHY
+
+
+def test_a_small_loss_that_grows_fourfold_below_the_initial_one_is_no_leap():
+    assert verdict.tripped([1.6, 0.1, 0.02, 0.02, 0.2, 0.2], [1.6] * 6) is None
+    assert verdict.tripped([1.6, 0.4, 0.3, 0.3, 6.0, 9.0], [1.6] * 6) == 5
+
+
+def test_the_bounded_alarm_is_wrong_at_most_once_in_a_hundred():
+    """Losses no worse than the initial ones, at whatever step one looks."""
+    rng = random.Random(0)
+    runs = 3000
+    rung = sum(
+        verdict.bounded([rng.gauss(0, 1) for _ in range(60)], [0.0] * 60) for _ in range(runs)
+    )
+    assert 0 < rung <= 0.01 * runs
+    assert verdict.bounded([1.0] * 8, [0.0] * 8)
