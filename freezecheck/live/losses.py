@@ -68,16 +68,24 @@ def install(
     for name in _KINDS:
         listen(name)
 
-    # TorchScript knows the loss functions by identity and must meet its own.
+    spare_script(patches, before)
+
+
+def spare_script(patches: Patches, functions: Mapping[str, Any]) -> None:
+    """TorchScript knows the loss functions by identity and must meet its own: `functions` of
+    torch.nn.functional are in their places while it compiles."""
+    torch = values.torch()
+    home = torch.nn.functional
+
     def script(original: Any, *args: Any, **kwargs: Any) -> Any:
-        ours = {name: getattr(functional, name) for name in _KINDS}
-        for name, function in before.items():
-            setattr(functional, name, function)
+        ours = {name: getattr(home, name) for name in functions}
+        for name, function in functions.items():
+            setattr(home, name, function)
         try:
             return original(*args, **kwargs)
         finally:
             for name, function in ours.items():
-                setattr(functional, name, function)
+                setattr(home, name, function)
 
     patches.around(torch.jit, "script", script)
 

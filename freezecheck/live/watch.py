@@ -32,7 +32,30 @@ class SetupWarning(UserWarning):
 
 
 class Watch:
-    """See `watch`. `start` and `stop` do what entering and leaving do, and may be repeated."""
+    """Watch a training run: what is wrong is told at the step since which it is so.
+
+        with freezecheck.watch(model, optimizer, scheduler):
+            train(...)
+
+    `start` and `stop` do what entering and leaving do, and may be repeated.
+
+    Args:
+        model, optimizer, scheduler: as for `inspect`. Optimizers that are built later from the
+            same parameters are watched, too.
+        every: compare the setup at each n-th step only.
+        on_finding: called with each `Finding` of warning or error level; or "warn" (a
+            `SetupWarning`) or "log" (logger "freezecheck").
+        stop_on: "error" or "warning": raise SetupError from within the step at which a finding
+            of that severity comes up.
+        select, ignore: rules by code (`FC201`), prefix (`FC2`) or name.
+        tripwires: listen to losses and predictions, too, for FC601 to FC603. No step waits
+            for a GPU.
+
+    At each step only identities, flags and modes are compared; everything is captured where
+    they differ. Nothing of the run is changed: it ends with the same weights, bit for bit.
+
+    Raises TypeError and ValueError as `inspect` does.
+    """
 
     def __init__(
         self,
@@ -149,51 +172,7 @@ class Watch:
             raise api.SetupError(api.explain([], fatal, self.report), self.report)
 
 
-def watch(
-    model: Any,
-    optimizer: Any,
-    scheduler: Any = None,
-    *,
-    every: int = 1,
-    on_finding: Callable[[Finding], None] | str = "warn",
-    stop_on: str | None = None,
-    select: Iterable[str] | None = None,
-    ignore: Iterable[str] | None = None,
-    tripwires: bool = True,
-) -> Watch:
-    """Watch a training run: what is wrong is told at the step since which it is so.
-
-        with freezecheck.watch(model, optimizer, scheduler):
-            train(...)
-
-    Args:
-        model, optimizer, scheduler: as for `inspect`. Optimizers that are built later from the
-            same parameters are watched, too.
-        every: compare the setup at each n-th step only.
-        on_finding: called with each `Finding` of warning or error level; or "warn" (a
-            `SetupWarning`) or "log" (logger "freezecheck").
-        stop_on: "error" or "warning": raise SetupError from within the step at which a finding
-            of that severity comes up.
-        select, ignore: rules by code (`FC201`), prefix (`FC2`) or name.
-        tripwires: listen to losses and predictions, too, for FC601 to FC603. No step waits
-            for a GPU.
-
-    At each step only identities, flags and modes are compared; everything is captured where
-    they differ. Nothing of the run is changed: it ends with the same weights, bit for bit.
-
-    Raises TypeError and ValueError as `inspect` does.
-    """
-    return Watch(
-        model,
-        optimizer,
-        scheduler,
-        every=every,
-        on_finding=on_finding,
-        stop_on=stop_on,
-        select=select,
-        ignore=ignore,
-        tripwires=tripwires,
-    )
+watch = Watch  # as a call it reads better so
 
 
 def _deaf(error: Exception) -> None:
