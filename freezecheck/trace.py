@@ -18,6 +18,7 @@ NOT_FINITE, EXPLODED, COLLAPSED = "not finite", "exploded", "collapsed"
 
 _LOST = 3  # steps in a row whose loss is not finite
 _FACTOR = 1.5  # times the loss that says nothing of the labels
+_FALLING = 0.6  # times the loss of ten steps before
 _EARLY = 60  # steps after which a spike of the beginning has settled, if it does
 SHARE = 0.9  # of all predictions, on one class
 _CHANCE = 1.64  # of the rank test: below it the scores tell the labels no better than chance
@@ -94,8 +95,7 @@ class Trace:
         if self.lost >= _LOST:
             return NOT_FINITE
         bound = self.bound
-        settled = self.seen >= _EARLY and len(self.recent) == WINDOW
-        if bound is not None and settled and self.typical > _FACTOR * bound:
+        if bound is not None and self._high(bound):
             return EXPLODED
         return COLLAPSED if self._collapsed(bound) else ""
 
@@ -111,6 +111,13 @@ class Trace:
         if not self.level or self.start is None or min(self.start, *self.recent) < 0:
             return None
         return max(self.start, self.level)
+
+    def _high(self, bound: float) -> bool:
+        """The losses are far above the bound, and do not fall: those of a spike settle again."""
+        if self.seen < _EARLY or len(self.recent) < WINDOW:
+            return False
+        before, after = median(self.recent[: WINDOW // 2]), median(self.recent[WINDOW // 2 :])
+        return min(self.typical, after) > _FACTOR * bound and after > _FALLING * before
 
     def _collapsed(self, bound: float | None) -> bool:
         """It is so in two pools, and training has made it so. A head that has not learnt yet looks the
