@@ -69,7 +69,7 @@ class Warmup:
     `losses` and `initial` are those of each step's batch, with the weights of that step and with
     the initial ones; `level` is the loss of outputs that say nothing of the inputs (the entropy of
     the labels), None where it is not known. `outcome` is as `Trace.verdict`. `calm` is the factor on
-    all rates at which another warm-up went well, None where none did or none was made.
+    all rates at which another warm-up raised no alarm, None where each did or none was made.
     """
 
     task: str
@@ -108,7 +108,7 @@ class Warmup:
                 "lower the learning rates; at none of those tried, down to a thousandth, did a warm-up"
                 " go well, so look at the loss and the data, too"
             )
-        return f"lower {self._lowered(calm)}, where a warm-up went well"
+        return f"lower {self._lowered(calm)}, where a warm-up raised no alarm"
 
     def _lowered(self, factor: float) -> str:
         return ", ".join(

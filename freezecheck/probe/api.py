@@ -21,7 +21,7 @@ from freezecheck.probe.report import ProbeReport
 from freezecheck.probe.saved import Saved, generators_of, restored
 from freezecheck.probe.steps import RAMP, Course, Setup, warm_up
 from freezecheck.trace import COLLAPSED, EXPLODED, NOT_FINITE, WINDOW, Pool, Trace, highest
-from freezecheck.warmup import CLASSES, SAFE, UNKNOWN, UNSAFE, Warmup
+from freezecheck.warmup import CLASSES, INCONCLUSIVE, SAFE, UNKNOWN, UNSAFE, Warmup
 
 __all__ = ["OutOfMemory", "ProbeReport", "probe"]
 
@@ -158,15 +158,22 @@ def _outcome(course: Course, pools: list[Pool | None]) -> str:
 
 
 def _calm(setup: Setup, saved: Saved, level: float | None) -> float | None:
-    """The first of ever smaller factors on all rates at which a warm-up goes well."""
+    """The first of ever smaller factors on all rates at which a warm-up goes well; if none does, the
+    first from which on none raises an alarm, as small rates may need longer to show."""
     brief = replace(setup, max_steps=setup.steps)
+    quiet: float | None = None
     for attempt in range(1, _TRIES + 1):
+        factor = float(_CALMER**attempt)
         saved.restore()
         course = Course(Initial(setup.model, saved))
-        warm_up(brief, saved, level, _CALMER**attempt, course)
+        warm_up(brief, saved, level, factor, course)
         if course.zone == SAFE:
-            return float(_CALMER**attempt)
-    return None
+            return factor
+        if course.zone != INCONCLUSIVE:
+            quiet = None
+        elif quiet is None:
+            quiet = factor
+    return quiet
 
 
 def _trace(warmup: Warmup, pools: list[Pool]) -> Trace:

@@ -10,8 +10,6 @@ from typing import Any
 from freezecheck.live import values
 from freezecheck.warmup import CLASSES, LABELS, NUMBERS, PIXELS, TOKENS, UNKNOWN
 
-_WORDS = 1000  # of more classes at every place of a sequence, they are words
-
 
 def task(logits: Any, targets: Any) -> str:
     """The kind of task of outputs [samples, ...] and targets."""

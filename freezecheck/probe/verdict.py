@@ -37,7 +37,7 @@ def zone(
         return SAFE
     if not last:
         return None
-    if now == HEALTHY:
+    if now == HEALTHY or (alarmed and now == UNCLEAR and _low(losses, initial, level)):
         return NEAR
     return UNSAFE if alarmed or now == ALARM else INCONCLUSIVE
 
@@ -65,6 +65,12 @@ def paired(losses: Sequence[float], initial: Sequence[float], level: float | Non
     half = _LAST // 2
     falling = fmean(changes[half:]) < fmean(changes[:half])
     return ALARM if above and not falling else UNCLEAR
+
+
+def _low(losses: Sequence[float], initial: Sequence[float], level: float | None) -> bool:
+    """The last ten losses are below both in the mean, if not surely so: few batches differ much."""
+    mean, first = fmean(losses[-_LAST:]), fmean(initial[-_LAST:])
+    return mean < (first if level is None else min(first, level))
 
 
 def _sides(numbers: Sequence[float]) -> tuple[bool, bool]:

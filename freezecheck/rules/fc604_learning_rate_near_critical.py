@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import fmean
 
 from freezecheck.finding import Finding, Severity
 from freezecheck.rule import Rule
@@ -59,7 +60,7 @@ class LearningRateNearCritical(Rule):
 
     `freezecheck.probe` raises all rates in ten steps to the largest that the schedule will give them,
     and holds them there. A leap is four times the best loss so far. After one, the warm-up goes on to
-    its last step; it has settled if the loss of ten steps is surely below that of the initial weights
+    its last step; it has settled if the loss of ten steps is below that of the initial weights
     on the same batches, and below that of a model that ignores its input.
 
     ## Limits
@@ -86,7 +87,7 @@ class LearningRateNearCritical(Rule):
         else:
             what = "stayed above that of the initial weights for long,"
         yield self.finding(
-            f"The loss began at {warmup.losses[0]:.3g}, {what} and came down to {warmup.losses[-1]:.3g}"
+            f"The loss began at {warmup.losses[0]:.3g}, {what} and came down to {fmean(warmup.losses[-10:]):.3g}"
             f" by step {len(warmup.losses)}. Such rates are near those at which training diverges.",
             site=trace.site,
             symbol="loss",

@@ -27,6 +27,11 @@ COURSES = {
     "rises": (noisy([1.6 * 1.1**step for step in range(60)]), None, UNSAFE),
     "stays": (noisy([1.6] * 60, seed=2), None, INCONCLUSIVE),
     "leaps and settles": (noisy(SPIKE + [0.4] * 30), None, NEAR),
+    "leaps and is low, but noisy": (
+        noisy(SPIKE + [0.4] * 20) + [0.5, 0.1, 4.0, 0.2, 0.1] * 2,
+        None,
+        NEAR,
+    ),
     "leaps and stays": (noisy(SPIKE[:20] + [4.0] * 40), None, UNSAFE),
     "is lost": (noisy(FALLING[:20]) + [math.nan] * 40, UNSAFE, UNSAFE),
 }
