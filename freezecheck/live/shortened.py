@@ -189,12 +189,12 @@ def _loaders(patches: Patches, meter: _Meter, kind: Any) -> None:
 def _lightning(patches: Patches, batches: int) -> None:
     """Lightning refuses to validate every so many batches of an epoch that has fewer."""
 
-    def setup(original: Any, loop: Any) -> Any:
-        trainer = loop.trainer
+    def setup(original: Any, self: Any) -> Any:
+        trainer = self.trainer
         every, epochs = trainer.val_check_interval, trainer.check_val_every_n_epoch
         if isinstance(every, int) and epochs is not None:
             trainer.val_check_interval = min(every, batches)
-        return original(loop)
+        return original(self)
 
     def arrived(module: Any) -> None:
         patches.around(module._FitLoop, "setup_data", setup)
