@@ -294,8 +294,16 @@ class _Diversion:
             return original(self._raw(self.aside.seen, filename), *args, **kw)
 
         for name, way in (("serialize_file", write), ("safe_open", read)):
+            original = getattr(package, name)
+            # Whoever was imported before us may have the function by its name.
+            known = [
+                m
+                for m in list(sys.modules.values())
+                if getattr(m, "__dict__", {}).get(name) is original
+            ]
             self.patches.around(package, name, way)
-            self.patches.put(for_torch, name, getattr(package, name))
+            for module in {id(m): m for m in (for_torch, *known) if m is not package}.values():
+                self.patches.put(module, name, getattr(package, name))
 
     def _tokenizers(self, package: Any) -> None:
         kind = package.Tokenizer
