@@ -23,18 +23,20 @@ class Fingerprint:
 
     def __init__(self, models: Iterable[Any]) -> None:
         modules = [m for root in models for m in unwrap(root)[0].modules()]
-        self._modules = [weakref.ref(m) for m in modules]
+        self._parents = [weakref.ref(m) for m in modules if m._modules]
+        self._owners = [weakref.ref(m) for m in modules if m._parameters]
         self._modal = [weakref.ref(m) for m in modules if has_two_modes(m)]
         self._flag = values.torch().Tensor.requires_grad.__get__  # past a property of ours
 
     def take(self, optimizer: Any, modes: Mapping[int, bool]) -> Print:
         """The fingerprint at a step of `optimizer`. `modes` (by id of the module) count instead
         of what they are now."""
-        modules = [m for ref in self._modules if (m := ref()) is not None]
+        parents = [m for ref in self._parents if (m := ref()) is not None]
+        owners = [m for ref in self._owners if (m := ref()) is not None]
         modal = [m for ref in self._modal if (m := ref()) is not None]
-        params = [p for m in modules for p in m._parameters.values() if p is not None]
+        params = [p for m in owners for p in m._parameters.values() if p is not None]
         return (
-            hash(tuple([id(child) for m in modules for child in m._modules.values()])),
+            hash(tuple([id(child) for m in parents for child in m._modules.values()])),
             hash(tuple(map(id, params))),
             bytes(map(self._flag, params)),
             bytes([modes.get(id(m), m.training) for m in modal]),
