@@ -427,10 +427,12 @@ class Setup:
         for index, flag in plan.flags:
             self._flag(index, flag)
         self.optimizers: list[Any] = []
+        self._plans: dict[int, OptimizerPlan] = {}  # by id of the optimizer
         for wanted in plan.optimizers:
             optimizer = self._optimizer(wanted)
             if optimizer is not None:
                 self.optimizers.append(optimizer)
+                self._plans[id(optimizer)] = wanted
         if not self.optimizers:
             self.optimizers.append(torch.optim.SGD(self._dense(), lr=0.1))
 
@@ -581,8 +583,7 @@ class Setup:
         elif kind == "reload":
             optimizer.load_state_dict(optimizer.state_dict())
         elif not isinstance(optimizer, torch.optim.LBFGS):
-            plans = (p for p in self.plan.optimizers if p.name in _bases(optimizer))
-            plan = next(plans, _PLAIN)
+            plan = self._plans.get(id(optimizer), _PLAIN)
             if kind == "foreign":
                 made = nn.Parameter(torch.randn(2, 2, dtype=self.dtype), requires_grad=details[0])
                 if details[0]:
@@ -631,10 +632,6 @@ def _wrap(net: nn.Module, wrapper: str) -> nn.Module:
     if wrapper == "OptimizedModule":
         return torch.compile(net)
     return nn.DataParallel(net) if wrapper else net
-
-
-def _bases(optimizer: Any) -> list[str]:
-    return [kind.__name__ for kind in type(optimizer).__mro__]
 
 
 def _holds(optimizer: Any, p: torch.Tensor) -> bool:
