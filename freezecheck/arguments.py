@@ -253,6 +253,7 @@ def _watch_parser(commands: Any) -> None:
         help="kill the run when a finding of that severity comes up",
     )
     parser.add_argument("--report", metavar="FILE", help="write the report as JSON to FILE")
+    parser.set_defaults(output_format="text")
     _fail_on(parser)
     _output_options(parser)
 

@@ -126,6 +126,15 @@ def merge(parts: Iterable[Iterable[Finding]]) -> list[Finding]:
     return sorted(_unique([finding for part in parts for finding in part]), key=_order)
 
 
+def fresh(found: Iterable[Finding], known: set[object]) -> list[Finding]:
+    """Those that are not `known`, where they are from now on; for a run that is looked at again
+    and again, in which a message may change with the figures in it."""
+    keyed = [((f.code, f.symbol, f.site), f) for f in found]
+    new = [(key, finding) for key, finding in keyed if key not in known]
+    known.update(key for key, _ in new)
+    return [finding for _, finding in new]
+
+
 def without_consequences(
     found: list[Finding], rules: Sequence[Rule], always: Iterable[Finding] = ()
 ) -> list[Finding]:

@@ -17,6 +17,7 @@ from freezecheck.arguments import BadInput, Target, parse
 from freezecheck.report.streams import Stream
 
 if TYPE_CHECKING:
+    from freezecheck.config import Config
     from freezecheck.finding import Finding
     from freezecheck.lint import Settings
     from freezecheck.live.plan import Plan
@@ -149,7 +150,6 @@ def _fixes(number: int) -> str:
 def _inspect(args: argparse.Namespace, target: Target | None) -> int:
     from freezecheck import inspection, lint
     from freezecheck.config import closest
-    from freezecheck.finding import Severity
     from freezecheck.live import runner
     from freezecheck.records import replace
 
@@ -176,11 +176,10 @@ def _inspect(args: argparse.Namespace, target: Target | None) -> int:
     report = inspection.checked(run, rules, str(target), found)
     report = replace(report, findings=tuple(lint.unsuppressed(report.findings, settings)))
     _print_report(args, report)
-    level = args.fail_on or config.fail_on
-    failed = level != "never" and report.at_least(Severity.parse(level))
-    if run.outcome != "inspected" and not (failed and report.phases):
+    status = _status(args, config, report)
+    if run.outcome != "inspected" and not (status == FINDINGS and report.phases):
         return COULD_NOT
-    return FINDINGS if failed else CLEAN
+    return status
 
 
 def _watch(args: argparse.Namespace, target: Target | None) -> int:
@@ -207,11 +206,17 @@ def _watch(args: argparse.Namespace, target: Target | None) -> int:
     if args.report:
         _write_json(args.report, report)
     _print_report(args, report, err)
-    level = args.fail_on or config.fail_on
-    failed = level != "never" and report.at_least(Severity.parse(level))
     if report.ran is not None and report.ran.outcome != "inspected":
         return COULD_NOT
-    return FINDINGS if failed else CLEAN
+    return _status(args, config, report)
+
+
+def _status(args: argparse.Namespace, config: Config, report: Report) -> int:
+    """The exit code of a run that got as far as it was to."""
+    from freezecheck.finding import Severity
+
+    level = args.fail_on or config.fail_on
+    return FINDINGS if level != "never" and report.at_least(Severity.parse(level)) else CLEAN
 
 
 def _write_json(path: str, report: Report) -> None:
@@ -354,7 +359,7 @@ def _print_report(args: argparse.Namespace, report: Report, out: Stream | None =
     ran = report.ran
     failed = ran is not None and ran.outcome != "inspected"
     seen = bool(report.snapshot.models or report.snapshot.optimizers or report.findings)
-    if getattr(args, "output_format", "text") == "json":
+    if args.output_format == "json":
         out.json(report.to_dict())
     elif seen or not failed:
         out.show(lambda width, cut: text.layout(report, width, cut=cut, brief=args.quiet))

@@ -7,7 +7,6 @@ and so is a head that has learnt no more yet than which class is the most freque
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean, median
 
 from freezecheck.finding import Site
 from freezecheck.records import dataclass
@@ -102,7 +101,7 @@ class Trace:
     @property
     def typical(self) -> float:
         """The median of the recent losses."""
-        return median(self.recent)
+        return _median(self.recent)
 
     @property
     def bound(self) -> float | None:
@@ -116,7 +115,7 @@ class Trace:
         """The losses are far above the bound, and do not fall: those of a spike settle again."""
         if self.seen < _EARLY or len(self.recent) < WINDOW:
             return False
-        before, after = median(self.recent[: WINDOW // 2]), median(self.recent[WINDOW // 2 :])
+        before, after = _median(self.recent[: WINDOW // 2]), _median(self.recent[WINDOW // 2 :])
         return min(self.typical, after) > _FACTOR * bound and after > _FALLING * before
 
     def _collapsed(self, bound: float | None) -> bool:
@@ -135,4 +134,12 @@ class Trace:
 
 def highest(losses: Sequence[float]) -> float:
     """The highest mean of three losses in a row."""
+    from statistics import fmean
+
     return max((fmean(losses[i : i + 3]) for i in range(len(losses) - 2)), default=0.0)
+
+
+def _median(losses: Sequence[float]) -> float:
+    from statistics import median  # slow to import, and rules that judge a text do without
+
+    return median(losses)

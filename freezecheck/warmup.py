@@ -13,6 +13,8 @@ PIXELS = "segmentation"
 TOKENS = "language modelling"
 UNKNOWN = "unknown"
 
+LAST = 10  # steps at the end that are judged together
+_SURE = 3.0  # standard errors
 _MARGIN = 0.3  # by which rates are to be lowered that are high, but not surely too high
 
 
@@ -63,6 +65,49 @@ class Floor:
 
 
 @dataclass(frozen=True, slots=True)
+class Shares:
+    """What share of the samples is said to be of each class, and what share is.
+
+    `predicted` has a row for each step, `labels` is of all steps; their columns are those of
+    `classes`, the most frequent ones, and one more for all others.
+    """
+
+    classes: tuple[int, ...]
+    predicted: tuple[tuple[float, ...], ...]
+    labels: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Critical:
+    """How high the rate of one parameter group can be while the others have their own.
+
+    `certified` is a rate up to which the curvature of the loss promises stability, None where it
+    is not known. `safe` is the largest that was tried and went well, `diverges` the smallest that
+    did not; None where there was none. Each is the whole rate, not a factor.
+    """
+
+    group: int
+    name: str  # the stage, or what the group calls itself
+    rate: float  # the run's largest
+    certified: float | None = None
+    safe: float | None = None
+    diverges: float | None = None
+    tried: float | None = None  # the largest rate that was tried, None where none was
+    suggested: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a probe is, told now and then."""
+
+    stage: str
+    step: int
+    of: int  # steps at most
+    losses: tuple[float, ...] = ()
+    shares: tuple[float, ...] = ()  # of the classes among the latest predictions
+
+
+@dataclass(frozen=True, slots=True)
 class Warmup:
     """A warm-up of some steps at a run's largest rates, and what it means.
 
@@ -91,6 +136,8 @@ class Warmup:
     settled: Look | None = None  # in eval mode, with BatchNorm statistics of the last weights alone
     features: Features | None = None
     floor: Floor | None = None
+    shares: Shares | None = None  # where there are classes
+    critical: tuple[Critical, ...] = ()  # of each group, where it was asked for
 
     @property
     def stated(self) -> str:
@@ -118,8 +165,22 @@ class Warmup:
         )
 
     @property
+    def late(self) -> tuple[float, float]:
+        """The mean loss over the last steps, and that of the initial weights on the same batches."""
+        from statistics import fmean  # slow to import, and rules that judge a text do without
+
+        return fmean(self.losses[-LAST:]), fmean(self.initial[-LAST:])
+
+    @property
     def gain(self) -> float:
         """By how much the loss is below that of the initial weights, over the last ten steps, as a
         share of theirs."""
-        now, first = sum(self.losses[-10:]), sum(self.initial[-10:])
+        now, first = sum(self.losses[-LAST:]), sum(self.initial[-LAST:])
         return (first - now) / abs(first) if first else 0.0
+
+
+def surely_below(low: float, high: float, samples: int, least: float) -> bool:
+    """Two accuracies on as many samples differ by `least` or more, and by more than chance."""
+    spread = high * (1 - high) + low * (1 - low)
+    lost = high - low
+    return lost >= least and lost >= _SURE * (spread / max(samples, 1)) ** 0.5

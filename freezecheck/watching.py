@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from freezecheck import inspection, lint
+from freezecheck.check import fresh
 from freezecheck.finding import Finding, Severity
 from freezecheck.live import attended
 from freezecheck.live.board import Report as Seen
@@ -38,14 +39,9 @@ def watch(
 
     def judge(reports: list[Seen], news: str) -> bool:
         made = report(Run(tuple(command), "inspected", reports), ())
-        fresh = [f for f in made.at_least(Severity.WARNING) if _key(f) not in known]
-        known.update(map(_key, fresh))
-        for finding in fresh:
+        new = fresh(made.at_least(Severity.WARNING), known)
+        for finding in new:
             tell(f"freezecheck: {sentence(finding)}\n")
-        return stop_on is not None and any(f.severity >= stop_on for f in fresh)
+        return stop_on is not None and any(f.severity >= stop_on for f in new)
 
     return report(attended.attend(command, judge), source)
-
-
-def _key(finding: Finding) -> object:
-    return finding.code, finding.symbol, finding.site

@@ -447,7 +447,7 @@ def test_nothing_heavy_is_imported(tmp_path):
     code = (
         "import sys; from freezecheck.cli import main; main(['lint', 'a.py'])\n"
         "heavy = 'torch numpy rich importlib.metadata asyncio multiprocessing tomllib difflib'\n"
-        "heavy += ' concurrent.futures subprocess shutil inspect dataclasses freezecheck.live'\n"
+        "heavy += ' concurrent.futures subprocess shutil inspect dataclasses statistics freezecheck.live'\n"
         "print([each for each in heavy.split() if each in sys.modules])"
     )
     assert command("-c", code, cwd=tmp_path).stdout.splitlines()[-1] == "[]"

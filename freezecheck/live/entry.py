@@ -13,15 +13,14 @@ import json
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-from freezecheck.live import child, naming, roots, values
+from freezecheck.live import child, naming, roots
+from freezecheck.live.batch import TARGETS, to
 from freezecheck.live.optimizers import unwrap as unwrap_optimizer
 from freezecheck.live.record import Recorder
 from freezecheck.live.returned import Returned, sort
 from freezecheck.live.schedulers import unwrap as unwrap_scheduler
 from freezecheck.live.tree import unwrap
 from freezecheck.snapshot import Snapshot, summarise
-
-_TARGETS = ("labels", "label", "targets", "target", "y")  # keys of a batch that is a dict
 
 
 class NotTried(Exception):
@@ -92,7 +91,8 @@ def _backward(things: Returned) -> None:
     (model,) = networks
     before = [p for m in things.models.values() for p in m.parameters() if p.grad is None]
     try:
-        batch = _moved(next(iter(things.loader), None), model)
+        device = next(model.parameters()).device
+        batch = to(next(iter(things.loader), None), device)
         _loss(model, things.loss, batch).backward()
     except NotTried:
         raise
@@ -128,7 +128,7 @@ def _own_loss(model: Any, loss: Any, batch: dict[str, Any]) -> Any:
         if own is None:
             raise NotTried("no loss was returned, neither by the function nor by the model")
         return own
-    key = next((key for key in _TARGETS if key in batch), None)
+    key = next((key for key in TARGETS if key in batch), None)
     if key is None:
         return None
     targets = batch[key]
@@ -143,18 +143,6 @@ def _accepts(model: Any, batch: dict[str, Any]) -> dict[str, Any]:
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return dict(batch)
     return {key: value for key, value in batch.items() if key in parameters}
-
-
-def _moved(batch: Any, model: Any) -> Any:
-    """The batch on the model's device."""
-    device = next(model.parameters()).device
-    if isinstance(batch, values.torch().Tensor):
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return {key: _moved(value, model) for key, value in batch.items()}
-    if isinstance(batch, (list, tuple)):
-        return [_moved(value, model) for value in batch]
-    return batch
 
 
 # -- the setup as plain data -------------------------------------------------------

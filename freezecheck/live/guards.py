@@ -6,11 +6,10 @@ A condition that lies around a line, or lets a function end before it, was decid
 from __future__ import annotations
 
 import ast
-import linecache
 from collections.abc import Iterator
 from types import FrameType
 
-from freezecheck.live import frames
+from freezecheck.live import frames, syntax
 
 _LEAVES = (ast.Return, ast.Continue, ast.Break, ast.Raise)
 
@@ -37,11 +36,9 @@ class Guards:
 def _guarded(filename: str) -> tuple[tuple[int, int, int], ...]:
     """First and last line of each stretch of a file that hangs on a condition, and the line of
     that condition."""
-    try:
-        tree = ast.parse("".join(linecache.getlines(filename)))
-    except (SyntaxError, ValueError, RecursionError):
-        return ()
-    return tuple(stretch for node in ast.walk(tree) for stretch in _stretches(node))
+    tree = syntax.tree(filename)
+    nodes = () if tree is None else ast.walk(tree)
+    return tuple(stretch for node in nodes for stretch in _stretches(node))
 
 
 def _stretches(node: ast.AST) -> Iterator[tuple[int, int, int]]:

@@ -1,14 +1,13 @@
 """What a recorder hears beyond the first step: forwards without gradients, schedules at their
 end, compiled graphs that are reset.
 
-Forwards and schedules are asked about at every forward or scheduler step, so each begins with one look into
-a dictionary, and what has been heard since the last optimizer step is not heard again.
+Forwards and schedules are asked about at every forward or scheduler step, so each begins with
+one look into a dictionary, and what has been heard since the last optimizer step is not heard again.
 """
 
 from __future__ import annotations
 
 import ast
-import linecache
 import math
 import sys
 import weakref
@@ -17,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 from freezecheck.finding import Site
-from freezecheck.live import frames, values
+from freezecheck.live import frames, syntax, values
 from freezecheck.live.averages import Averages
 from freezecheck.live.fingerprint import has_two_modes
 from freezecheck.live.marks import Mark
@@ -105,13 +104,10 @@ def _place(outer: FrameType) -> Site | None:
 
 def _loops(filename: str) -> tuple[tuple[int, int, str], ...]:
     """First and last line of each loop in a file, and what it goes through."""
-    try:
-        tree = ast.parse("".join(linecache.getlines(filename)))
-    except (SyntaxError, ValueError, RecursionError):
-        return ()
+    tree = syntax.tree(filename)
     return tuple(
         (node.lineno, node.end_lineno or node.lineno, ast.unparse(node.iter))
-        for node in ast.walk(tree)
+        for node in (() if tree is None else ast.walk(tree))
         if isinstance(node, (ast.For, ast.AsyncFor))
     )
 

@@ -51,7 +51,7 @@ def install(recorder: Recorder, patches: Patches, *, light: bool = False) -> Non
     _modules(recorder, patches, torch)
     _modes(recorder, patches, torch)
     _loads(recorder, patches, torch)
-    _backward(recorder, patches, torch)
+    _backward(recorder, patches)
     _clipping(recorder, patches, torch)
     _wrappers(recorder, patches, torch)
     _name_tests(recorder, patches, torch)
@@ -236,17 +236,13 @@ def _loads(recorder: Recorder, patches: Patches, torch: Any) -> None:
     patches.around(torch.optim.Optimizer, "load_state_dict", load_optimizer)
 
 
-def _backward(recorder: Recorder, patches: Patches, torch: Any) -> None:
-    import torch.autograd.graph
-
+def _backward(recorder: Recorder, patches: Patches) -> None:
     def run(original: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
         recorder.backward()
         return result
 
-    for home in (torch.autograd, torch.autograd.graph):
-        if hasattr(home, "_engine_run_backward"):
-            patches.around(home, "_engine_run_backward", run)
+    patches.around_backward(run)
 
 
 def _clipping(recorder: Recorder, patches: Patches, torch: Any) -> None:

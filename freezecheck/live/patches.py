@@ -47,6 +47,14 @@ class Patches:
 
         self.put(owner, name, replacement)
 
+    def around_backward(self, wrapper: Callable[..., Any]) -> None:
+        """Replace autograd's way into its engine, which every kind of backward pass takes."""
+        import torch.autograd.graph
+
+        for home in (torch.autograd, torch.autograd.graph):
+            if hasattr(home, "_engine_run_backward"):
+                self.around(home, "_engine_run_backward", wrapper)
+
     def later(self, undo: Callable[[], None]) -> None:
         """Something else to undo, such as a hook's `remove`."""
         self._undo.append(undo)

@@ -7,14 +7,13 @@ frame (`no_decay`, `args.unfreeze`): plain values only, so no code of the user's
 
 from __future__ import annotations
 
-import ast
 import inspect
-import linecache
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from freezecheck.live import syntax
 from freezecheck.names import chains
 
 
@@ -78,8 +77,5 @@ class _Frame:
 
 
 def _read(filename: str) -> chains.Loops:
-    try:
-        tree = ast.parse("".join(linecache.getlines(filename)))
-    except (SyntaxError, ValueError, RecursionError):
-        return {}
-    return chains.choosing(tree)
+    tree = syntax.tree(filename)
+    return {} if tree is None else chains.choosing(tree)

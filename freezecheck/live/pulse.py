@@ -49,8 +49,7 @@ class Pulse:
     def install(self, patches: Patches) -> None:
         """Hear loss functions, backward passes, gradient scalers and steps; the steps through the
         recorder, before it is installed."""
-        import torch
-        import torch.autograd.graph
+        torch = values.torch()
 
         def also(original: Callable[..., None]) -> Callable[..., None]:
             def call(optimizer: Any, *rest: Any) -> None:
@@ -72,9 +71,7 @@ class Pulse:
             self._scaled = (result, outputs) if isinstance(outputs, torch.Tensor) else None
             return result
 
-        for home in (torch.autograd, torch.autograd.graph):
-            if hasattr(home, "_engine_run_backward"):
-                patches.around(home, "_engine_run_backward", backward)
+        patches.around_backward(backward)
         patches.around(torch.amp.GradScaler, "scale", scale)
         losses.install(patches, lambda heard: self._safely(self._heard, heard), self._fail)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from freezecheck import catalogue
 from freezecheck.chapters import chapters
-from freezecheck.check import check
+from freezecheck.check import check, fresh
 from freezecheck.finding import Finding, Severity
 from freezecheck.live import api, optimizers, schedulers
 from freezecheck.live.patches import Patches
@@ -139,14 +139,14 @@ class Watch:
     def _guarded(self, recorder: Recorder) -> None:
         """Our own mistakes are not the run's: it goes on without us."""
         try:
-            fresh = self._look(recorder)
+            new = self._look(recorder)
         except Exception as error:
             self.stop()
             logger.warning(
                 "freezecheck failed and watches no more: %s: %s", type(error).__name__, error
             )
             return
-        self._deliver(fresh)
+        self._deliver(new)
 
     def _look(self, recorder: Recorder) -> list[Finding]:
         """The findings that are new since the last look."""
@@ -156,17 +156,16 @@ class Watch:
             phases=recorder.phases,
             traces=recorder.traces,
         )
-        fresh = [f for f in found if (f.code, f.symbol, f.site) not in self._known]
-        self._known.update((f.code, f.symbol, f.site) for f in fresh)
-        self.findings += tuple(fresh)
-        return fresh
+        new = fresh(found, self._known)
+        self.findings += tuple(new)
+        return new
 
-    def _deliver(self, fresh: list[Finding]) -> None:
-        for finding in fresh:
+    def _deliver(self, new: list[Finding]) -> None:
+        for finding in new:
             if finding.severity >= Severity.WARNING:
                 self._tell(finding)
         level = self._stop_on
-        fatal = [f for f in fresh if level is not None and f.severity >= level]
+        fatal = [f for f in new if level is not None and f.severity >= level]
         if fatal:
             self.stop()  # callbacks of some frameworks are not told when a run fails
             raise api.SetupError(api.explain([], fatal, self.report), self.report)

@@ -6,9 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from freezecheck.live import values
+from freezecheck.live.batch import TARGETS, tensors
 
-_TARGETS = ("labels", "label", "targets", "target", "y")
 HELD = 256  # samples that are looked at before and after
 _MOST = 64  # batches that are kept for that
 
@@ -54,38 +53,14 @@ def _begun_late(given: Iterable[Any]) -> Iterator[Any]:
 
 def size(batch: Any) -> int:
     """Samples of a batch: the first dimension of its first tensor; 0 where it has none."""
-    return next((len(t) for t in _tensors(batch) if t.dim()), 0)
-
-
-def _tensors(batch: Any) -> Iterator[Any]:
-    if isinstance(batch, values.torch().Tensor):
-        yield batch
-    elif isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from _tensors(value)
-    elif isinstance(batch, (list, tuple)):
-        for value in batch:
-            yield from _tensors(value)
-
-
-def to(batch: Any, device: Any) -> Any:
-    """The batch with its tensors on a device."""
-    if isinstance(batch, values.torch().Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, Mapping):
-        return {key: to(value, device) for key, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(to(value, device) for value in batch))
-    if isinstance(batch, (list, tuple)):
-        return type(batch)(to(value, device) for value in batch)
-    return batch
+    return next((len(t) for t in tensors(batch) if t.dim()), 0)
 
 
 def parted(batch: Any, loss: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
     """What the model is called with (arguments and keywords), and the targets, None where it has
     none. A model that returns its own loss gets all of a dict."""
     if isinstance(batch, Mapping):
-        key = next((name for name in _TARGETS if name in batch), None)
+        key = next((name for name in TARGETS if name in batch), None)
         left = {k: v for k, v in batch.items() if loss is None or k != key}
         return (), left, None if key is None else batch[key]
     if isinstance(batch, (list, tuple)) and len(batch) > 1:

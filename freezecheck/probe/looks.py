@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from freezecheck.live import ranking, values
+from freezecheck.live.batch import to
 from freezecheck.probe import task
-from freezecheck.probe.batches import to
-from freezecheck.probe.steps import Setup
+from freezecheck.probe.setup import Setup
 from freezecheck.trace import Pool
 from freezecheck.warmup import CLASSES, Look
 

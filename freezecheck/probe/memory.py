@@ -9,7 +9,7 @@ from typing import Any
 
 from freezecheck.live import values
 from freezecheck.probe.batches import size
-from freezecheck.probe.steps import Setup
+from freezecheck.probe.setup import Setup
 
 _CPU = "can't allocate memory"  # torch raises a plain RuntimeError on the CPU
 

@@ -23,10 +23,10 @@ def peaks(model: Any, optimizer: Any, scheduler: Any) -> tuple[list[float], list
     return found, remarks
 
 
-def ramped(optimizer: Any, peaks: list[float], share: float) -> None:
-    """Set each group's rate to that share of its peak."""
-    for group, peak in zip(optimizer.param_groups, peaks):
+def rated(optimizer: Any, rates: list[float]) -> None:
+    """Set each group's rate."""
+    for group, rate in zip(optimizer.param_groups, rates):
         if hasattr(group["lr"], "fill_"):
-            group["lr"].fill_(share * peak)
+            group["lr"].fill_(rate)
         else:
-            group["lr"] = share * peak
+            group["lr"] = rate

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from statistics import fmean
 from typing import Any
 
 from freezecheck.finding import Finding
@@ -72,9 +71,10 @@ def _figures(zone: str, warmup: Warmup) -> Iterator[str]:
     yield f"  rates          {rates} after {warmup.ramp} steps of warm-up"
     if warmup.losses:
         level = "" if warmup.level is None else f"; without information {warmup.level:.3g}"
+        now, first = warmup.late
         yield (
-            f"  loss           {fmean(warmup.losses[-10:]):.3g} over the last ten steps; the initial"
-            f" weights {fmean(warmup.initial[-10:]):.3g}{level}"
+            f"  loss           {now:.3g} over the last ten steps; the initial"
+            f" weights {first:.3g}{level}"
         )
     for name, look in (
         ("initially", warmup.start),

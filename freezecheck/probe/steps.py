@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from freezecheck.live import values
 from freezecheck.probe import verdict
-from freezecheck.probe.batches import Batches, parted, to
 from freezecheck.probe.initial import Initial
-from freezecheck.probe.peaks import ramped
-from freezecheck.probe.saved import Saved
+from freezecheck.probe.peaks import rated
+from freezecheck.probe.setup import Setup
+from freezecheck.warmup import LAST, Progress
 
 RAMP = 10  # steps in which the rates rise to their peaks
 _READ = 10  # steps between two looks at the losses, each of which waits for the device
@@ -20,67 +19,21 @@ _SKIPS = 16  # steps in a row that a gradient scaler may skip while it looks for
 
 
 @dataclass(slots=True)
-class Setup:
-    """What is trained, and how."""
-
-    model: Any
-    optimizer: Any
-    batches: Batches
-    loss: Callable[..., Any] | None
-    scaler: Any
-    forward: Callable[[Any, Any], Any] | None
-    device: Any
-    peaks: list[float]
-    steps: int
-    max_steps: int
-
-    def batch(self, step: int) -> Any:
-        """The batch of a step (from 0), on the device."""
-        return to(self.batches.batch(step), self.device)
-
-    def run(self, batch: Any) -> tuple[Any, Any, Any]:
-        """(loss, outputs, targets) of one forward pass; outputs are None where they are no tensor."""
-        args, keywords, targets = parted(batch, self.loss)
-        with self._autocast():
-            if self.forward is not None:
-                out = self.forward(self.model, batch)
-            else:
-                out = self.model(*args, **keywords)
-            scores = _part(out, "logits")
-            if self.loss is None:
-                value = _own_loss(out)
-            elif targets is None:
-                value = self.loss(out)
-            else:
-                value = self.loss(out if scores is None else scores, targets)
-        torch = values.torch()
-        if not isinstance(value, torch.Tensor) or value.numel() != 1:
-            raise TypeError("the loss must be one number: a tensor with one element")
-        return value.reshape(()), scores if isinstance(scores, torch.Tensor) else None, targets
-
-    def _autocast(self) -> Any:
-        """Half precision where a scaler asks for it and the caller has not switched it on."""
-        torch, kind = values.torch(), self.device.type
-        if self.scaler is None or not self.scaler.is_enabled() or self.forward is not None:
-            return contextlib.nullcontext()
-        if torch.is_autocast_enabled(kind):
-            return contextlib.nullcontext()
-        return torch.autocast(kind, torch.float16 if kind == "cuda" else None)
-
-
-@dataclass(slots=True)
 class Course:
     """How a warm-up went; losses by step, as far as it got."""
 
     initial_weights: Initial
+    classes: int = 0  # of a classification
+    stage: str = "warm-up"
     losses: list[float] = field(default_factory=list)
     initial: list[float] = field(default_factory=list)
+    predicted: list[list[float]] = field(default_factory=list)  # samples by class, of each step
     zone: str = ""
     skipped: int = 0  # steps, by the gradient scaler, in a row at the end
     at: int = 0  # the step at which it is, from 1
 
 
-def warm_up(setup: Setup, saved: Saved, level: float | None, factor: float, course: Course) -> None:
+def warm_up(setup: Setup, level: float | None, factor: float, course: Course) -> None:
     """Train at `factor` times the peaks until the zone is known; `course` is filled on the way."""
     pending: list[Any] = []
     taken, batch = 0, 0
@@ -88,9 +41,9 @@ def warm_up(setup: Setup, saved: Saved, level: float | None, factor: float, cour
         while not course.zone:
             course.at = taken + 1
             share = factor * min(1.0, (taken + 1) / RAMP)
-            ramped(setup.optimizer, setup.peaks, share)
+            rated(setup.optimizer, [share * peak for peak in setup.peaks])
             before = steps[0]
-            pair = _step(setup, course.initial_weights, setup.batch(batch))
+            told = step(setup, course.initial_weights, setup.batch(batch), course.classes)
             batch += 1
             if steps[0] == before and setup.scaler is not None:  # its scale was too high
                 course.skipped += 1
@@ -99,10 +52,10 @@ def warm_up(setup: Setup, saved: Saved, level: float | None, factor: float, cour
                 course.zone = verdict.UNSAFE
             else:
                 course.skipped = 0
-            pending.append(pair)
+            pending.append(told)
             taken += 1
             if taken % _READ == 0 or taken >= setup.steps or course.zone:
-                _read(course, pending)
+                _read(setup, course, pending)
                 course.zone = course.zone or _zone(setup, course, level)
 
 
@@ -117,21 +70,18 @@ def _zone(setup: Setup, course: Course, level: float | None) -> str:
     return verdict.zone(course.losses, course.initial, level, setup.steps, last) or ""
 
 
-def _step(setup: Setup, initial: Initial, batch: Any) -> Any:
-    """One step; its loss and that of the initial weights, [2] on the device."""
+def step(setup: Setup, initial: Initial, batch: Any, classes: int = 0) -> Any:
+    """One step: its loss, that of the initial weights, and how many samples are said to be of each
+    class, [2 + classes] on the device."""
     torch = values.torch()
     with initial.back(setup.device):
         first, _, _ = setup.run(batch)
-    told: list[Any] = []
+    told: list[tuple[Any, Any]] = []
 
     def closure() -> Any:
         setup.optimizer.zero_grad()
-        loss, _, _ = setup.run(batch)
-        if not loss.requires_grad:
-            raise ValueError("the loss hangs on no trainable parameter")
-        told.append(loss.detach())
-        (loss if setup.scaler is None else setup.scaler.scale(loss)).backward()
-        return loss
+        told.append(setup.descend(batch))
+        return told[-1][0]
 
     if isinstance(setup.optimizer, torch.optim.LBFGS):  # evaluates the loss several times a step
         setup.optimizer.step(closure)
@@ -142,15 +92,43 @@ def _step(setup: Setup, initial: Initial, batch: Any) -> Any:
         else:
             setup.scaler.step(setup.optimizer)
             setup.scaler.update()
-    return torch.stack((told[0].float(), first.float()))
+    loss, outputs = told[0]
+    losses = torch.stack((loss.float(), first.float()))
+    return torch.cat((losses, _counts(outputs, classes, losses)))
 
 
-def _read(course: Course, pending: list[Any]) -> None:
-    """Bring the losses to the host, all at once."""
-    for loss, first in values.torch().stack(pending).tolist():
+def _counts(outputs: Any, classes: int, like: Any) -> Any:
+    """Samples by predicted class [classes]; not by `bincount`, which waits for the device."""
+    counts = like.new_zeros(classes)
+    if not classes or outputs is None or outputs.shape[1:] != (classes,):
+        return counts
+    guesses = outputs.argmax(1)
+    return counts.scatter_add_(0, guesses, like.new_ones(()).expand(len(guesses)))
+
+
+def _read(setup: Setup, course: Course, pending: list[Any]) -> None:
+    """Bring what was gathered to the host, all at once."""
+    for loss, first, *counts in values.torch().stack(pending).tolist():
         course.losses.append(loss)
         course.initial.append(first)
+        course.predicted.append(counts)
     pending.clear()
+    setup.progress(
+        Progress(
+            course.stage,
+            len(course.losses),
+            setup.max_steps,
+            tuple(course.losses),
+            shares(course.predicted[-LAST:]),
+        )
+    )
+
+
+def shares(counts: list[list[float]]) -> tuple[float, ...]:
+    """The shares of the classes in some steps' samples."""
+    sums = [sum(column) for column in zip(*counts)]
+    whole = sum(sums)
+    return tuple(each / whole for each in sums) if whole else ()
 
 
 @contextlib.contextmanager
@@ -166,30 +144,3 @@ def _counted(optimizer: Any) -> Any:
         yield steps
     finally:
         handle.remove()
-
-
-def _own_loss(out: Any) -> Any:
-    """The loss that a model returns: alone, as `loss`, first of a tuple, or as a dict of parts."""
-    loss = _part(out, "loss")
-    if loss is not None and not (isinstance(out, values.torch().Tensor) and out.numel() != 1):
-        return loss
-    if isinstance(out, Mapping) and out and all(_is_number(v) for v in out.values()):
-        return sum(out.values())
-    raise ValueError("the model returns no loss: give `loss`, or `forward` that returns one")
-
-
-def _part(out: Any, name: str) -> Any:
-    """That entry of a model's output; the output itself where it is a tensor."""
-    if isinstance(out, values.torch().Tensor):
-        return out
-    if isinstance(out, Mapping):
-        return out.get(name)
-    if hasattr(out, name):
-        return getattr(out, name)
-    if isinstance(out, tuple) and out and name == "loss":
-        return out[0]
-    return None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, values.torch().Tensor) and value.numel() == 1

@@ -10,13 +10,12 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from freezecheck.warmup import INCONCLUSIVE, NEAR, SAFE, UNSAFE
+from freezecheck.warmup import INCONCLUSIVE, LAST, NEAR, SAFE, UNSAFE
 
 HEALTHY, ALARM, UNCLEAR = "healthy", "alarm", "unclear"
 
 _LEAP = 4.0  # times the best loss so far
 _MEMORY = 0.5  # of the exponential mean in which leaps are looked for
-_LAST = 10  # steps that are judged together
 _ONE_SIDED = 1.833  # 95% point of Student's t with 9 degrees of freedom
 _FALLS, _RISES, _BET = 0.2, 1.8, 100.0  # factors of the bounded alarm, and where it rings
 
@@ -50,9 +49,9 @@ def finite(losses: Sequence[float]) -> bool:
 def paired(losses: Sequence[float], initial: Sequence[float], level: float | None) -> str:
     """The last ten steps: `HEALTHY` below both the initial weights' loss and `level`, `ALARM` above
     both and not falling, each one-sided at 5%."""
-    if len(losses) < _LAST:
+    if len(losses) < LAST:
         return UNCLEAR
-    now, first = losses[-_LAST:], initial[-_LAST:]
+    now, first = losses[-LAST:], initial[-LAST:]
     if not finite(now):
         return ALARM
     changes = [loss - before for loss, before in zip(now, first)]
@@ -62,14 +61,14 @@ def paired(losses: Sequence[float], initial: Sequence[float], level: float | Non
         below, above = below and under, above and over
     if below:
         return HEALTHY
-    half = _LAST // 2
+    half = LAST // 2
     falling = fmean(changes[half:]) < fmean(changes[:half])
     return ALARM if above and not falling else UNCLEAR
 
 
 def _low(losses: Sequence[float], initial: Sequence[float], level: float | None) -> bool:
     """The last ten losses are below both in the mean, if not surely so: few batches differ much."""
-    mean, first = fmean(losses[-_LAST:]), fmean(initial[-_LAST:])
+    mean, first = fmean(losses[-LAST:]), fmean(initial[-LAST:])
     return mean < (first if level is None else min(first, level))
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from statistics import fmean
 
 from freezecheck.finding import Finding, Severity
 from freezecheck.rule import Rule
@@ -99,12 +98,12 @@ class LossExplosion(Rule):
         )
 
     def _probed(self, trace: Trace, warmup: Warmup) -> Finding:
-        level = warmup.level
+        level, (now, first) = warmup.level, warmup.late
         ignorant = "" if level is None else f", a model that ignores its input {level:.3g}"
         return self.finding(
             f"The loss explodes at rates of up to {warmup.stated}: over the last ten of"
-            f" {trace.step} steps it is {fmean(warmup.losses[-10:]):.3g}; the initial weights have"
-            f" {fmean(warmup.initial[-10:]):.3g} on the same batches{ignorant}.",
+            f" {trace.step} steps it is {now:.3g}; the initial weights have"
+            f" {first:.3g} on the same batches{ignorant}.",
             site=trace.site,
             symbol="loss",
             fix=warmup.advice,

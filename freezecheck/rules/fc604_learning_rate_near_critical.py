@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from statistics import fmean
 
 from freezecheck.finding import Finding, Severity
 from freezecheck.rule import Rule
@@ -87,7 +86,7 @@ class LearningRateNearCritical(Rule):
         else:
             what = "stayed above that of the initial weights for long,"
         yield self.finding(
-            f"The loss began at {warmup.losses[0]:.3g}, {what} and came down to {fmean(warmup.losses[-10:]):.3g}"
+            f"The loss began at {warmup.losses[0]:.3g}, {what} and came down to {warmup.late[0]:.3g}"
             f" by step {len(warmup.losses)}. Such rates are near those at which training diverges.",
             site=trace.site,
             symbol="loss",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from freezecheck.finding import Finding, Severity
 from freezecheck.rule import Rule
 from freezecheck.trace import Trace
-from freezecheck.warmup import Floor
+from freezecheck.warmup import Floor, surely_below
 
 
 class BelowLinearProbe(Rule):
@@ -90,9 +90,7 @@ class BelowLinearProbe(Rule):
 
 def _below(floor: Floor) -> bool:
     best = max(floor.after, floor.own)
-    spread = floor.before * (1 - floor.before) + best * (1 - best)
-    lost = floor.before - best
-    return lost >= _TENTH and lost >= _SURE * (spread / floor.samples) ** 0.5
+    return surely_below(best, floor.before, floor.samples, _TENTH)
 
 
-_TENTH, _SURE = 0.1, 3.0
+_TENTH = 0.1

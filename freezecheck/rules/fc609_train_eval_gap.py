@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from freezecheck.finding import Finding, Severity
 from freezecheck.rule import Rule
 from freezecheck.trace import Trace
-from freezecheck.warmup import Warmup
+from freezecheck.warmup import Warmup, surely_below
 
 
 class TrainEvalGap(Rule):
@@ -102,9 +102,7 @@ def _apart(warmup: Warmup) -> bool:
         return False
     if train.accuracy is None or later.accuracy is None:
         return later.loss > start.loss and later.loss > 2 * train.loss > 0
-    gap = train.accuracy - later.accuracy
-    spread = train.accuracy * (1 - train.accuracy) + later.accuracy * (1 - later.accuracy)
-    return gap >= _POINTS and gap >= _SURE * (spread / max(warmup.samples, 1)) ** 0.5
+    return surely_below(later.accuracy, train.accuracy, warmup.samples, _POINTS)
 
 
-_POINTS, _SURE = 0.15, 3.0
+_POINTS = 0.15

@@ -1,0 +1,174 @@
+"""A warm-up and what was seen before and after it, put together and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from freezecheck import catalogue
+from freezecheck.check import check
+from freezecheck.finding import Site
+from freezecheck.live import values
+from freezecheck.probe import drift, task, verdict
+from freezecheck.probe.batches import HELD, size
+from freezecheck.probe.floor import floor
+from freezecheck.probe.initial import Initial
+from freezecheck.probe.looks import Seen, head, seen, settled
+from freezecheck.probe.report import ProbeReport
+from freezecheck.probe.saved import Saved
+from freezecheck.probe.setup import Setup
+from freezecheck.probe.steps import RAMP, Course, shares, warm_up
+from freezecheck.trace import COLLAPSED, EXPLODED, NOT_FINITE, WINDOW, Pool, Trace, highest
+from freezecheck.warmup import CLASSES, INCONCLUSIVE, SAFE, UNKNOWN, UNSAFE, Shares, Warmup
+
+_CALMER = 10**-0.5  # factor between the rates that are tried when a warm-up fails
+_TRIES = 6
+_SHOWN = 8  # classes, beside all others
+
+
+def judged(setup: Setup, saved: Saved, site: Site | None, remarks: tuple[str, ...]) -> ProbeReport:
+    """Probe; what `saved` holds is for the caller to put back."""
+    trace = replace(_trace(*_probed(setup, saved)), site=site)
+    found = check(catalogue.load(), traces=[trace])
+    return ProbeReport(tuple(found), trace, (*remarks, *_remarks(setup, trace)))
+
+
+def _probed(setup: Setup, saved: Saved) -> tuple[Warmup, list[Pool]]:
+    """The warm-up, and what was seen before and after it."""
+    held = setup.batches.held()
+    top = head(setup, held[0])
+    start = seen(setup, held, top, training=False)
+    kind = _task(start)
+    level = task.level(kind, _asked(setup, kind, start), start.pairs)
+    classes = start.outputs[0].shape[1] if kind == CLASSES else 0
+    course = Course(Initial(setup.model, saved), classes)
+    warm_up(setup, level, 1.0, course)
+    layers = drift.layers(setup.model, course.initial_weights)
+    after = seen(setup, held, top, training=False)
+    train = seen(setup, held, top, training=True)
+    rested = settled(setup, held)
+    taken = len(course.losses)
+    pools = [s.pool(kind, taken) for s in (start, train, after)]
+    outcome = _outcome(course, pools)
+    zone = verdict.UNSAFE if outcome else course.zone
+    known = kind == CLASSES and after.complete
+    warmup = Warmup(
+        kind,
+        max(size(batch) for batch in held),
+        RAMP,
+        tuple(setup.peaks),
+        tuple(course.losses),
+        tuple(course.initial),
+        level,
+        zone,
+        outcome,
+        verdict.tripped(course.losses, course.initial),
+        _calm(setup, saved, level) if zone == UNSAFE else None,
+        layers,
+        sum(size(batch) for batch in held),
+        start.look(kind),
+        train.look(kind),
+        after.look(kind),
+        rested.look(kind),
+        drift.features(start.features, after.features),
+        floor(start.features, after.features, *after.classes()) if known else None,
+        _shares(course, start.classes()[1]) if known else None,
+    )
+    return warmup, [pool for pool in pools[1:] if pool is not None]
+
+
+def _shares(course: Course, labels: Any) -> Shares:
+    """Of the classes that are predicted or are labels most often; the rest together."""
+    classes = course.classes
+    kept = labels[(labels >= 0) & (labels < classes)]
+    truth = values.torch().bincount(kept, minlength=classes).tolist()
+    known = shares([truth])
+    predicted = [shares([counts]) or (0.0,) * classes for counts in course.predicted]
+    weight = [max(column) for column in zip(known, *predicted)]
+    first = sorted(sorted(range(classes), key=lambda c: -weight[c])[:_SHOWN])
+
+    def row(of: tuple[float, ...]) -> tuple[float, ...]:
+        return (*(of[c] for c in first), max(0.0, sum(of) - sum(of[c] for c in first)))
+
+    return Shares(tuple(first), tuple(map(row, predicted)), row(known))
+
+
+def _task(start: Seen) -> str:
+    return task.task(start.outputs[0], start.targets[0]) if start.outputs else UNKNOWN
+
+
+def _asked(setup: Setup, kind: str, start: Seen) -> Callable[[Any, Any], Any] | None:
+    """The loss that outputs made up are judged by: the user's, or cross-entropy where the model's own
+    loss is that."""
+    criterion = setup.criterion()
+    if criterion is not None or kind != CLASSES:
+        return criterion
+    entropy: Callable[[Any, Any], Any] = values.torch().nn.functional.cross_entropy
+    same = abs(float(entropy(start.outputs[0].float(), start.targets[0])) - start.losses[0])
+    return entropy if same < 1e-2 * abs(start.losses[0]) else None
+
+
+def _outcome(course: Course, pools: list[Pool | None]) -> str:
+    """`pools` are of the initial weights in eval mode, and of the last in train and in eval mode."""
+    if course.zone == UNSAFE and (course.skipped or not verdict.finite(course.losses)):
+        return NOT_FINITE
+    before, *after = pools
+    if before is not None and all(pool is not None and pool.uninformed for pool in after):
+        constant = all(pool is not None and pool.constant for pool in after)
+        if before.informed or course.zone == UNSAFE or (constant and not before.constant):
+            return COLLAPSED
+    return EXPLODED if course.zone == UNSAFE else ""
+
+
+def _calm(setup: Setup, saved: Saved, level: float | None) -> float | None:
+    """The first of ever smaller factors on all rates at which a warm-up goes well; if none does, the
+    first from which on none raises an alarm, as small rates may need longer to show."""
+    brief = replace(setup, max_steps=setup.steps)
+    quiet: float | None = None
+    for attempt in range(1, _TRIES + 1):
+        factor = float(_CALMER**attempt)
+        saved.restore()
+        course = Course(Initial(setup.model, saved), stage=f"{factor:.2g} of the rates")
+        warm_up(brief, level, factor, course)
+        if course.zone == SAFE:
+            return factor
+        if course.zone != INCONCLUSIVE:
+            quiet = None
+        elif quiet is None:
+            quiet = factor
+    return quiet
+
+
+def _trace(warmup: Warmup, pools: list[Pool]) -> Trace:
+    losses, taken = warmup.losses, len(warmup.losses)
+    lost = 0
+    while lost < taken and not verdict.finite(losses[taken - lost - 1 : taken - lost]):
+        lost += 1
+    return Trace(
+        taken,
+        taken,
+        taken - lost,
+        lost,
+        losses[0] if losses else None,
+        losses[-WINDOW:],
+        warmup.level,
+        highest(losses),
+        pools=tuple(pools),
+        warmup=warmup,
+    )
+
+
+def _remarks(setup: Setup, trace: Trace) -> Iterator[str]:
+    """What was not judged, and why."""
+    warmup = trace.warmup
+    assert warmup is not None
+    if not setup.model.training:
+        yield "the model is in eval mode and was probed so; call train() first if the run does"
+    if warmup.task != CLASSES:
+        what = "the task is not known" if warmup.task == UNKNOWN else f"this is {warmup.task}"
+        yield f"collapse to one class and the linear floor are not judged: {what}"
+    elif warmup.samples < HELD:
+        yield f"collapse and drift were judged on {warmup.samples} samples only: there are no more"
+    if warmup.level is None:
+        yield "what outputs without information would cost is not known: the initial loss stands for it"
