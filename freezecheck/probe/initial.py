@@ -24,7 +24,7 @@ class Initial:
         numbers that are drawn there are drawn again afterwards: both passes drop out the same."""
         torch = values.torch()
         trained = [tensor.data for tensor, _ in self._pairs]
-        state = _random_state(device)
+        state = random_state(device)
         try:
             for tensor, first in self._pairs:
                 tensor.data = first
@@ -33,16 +33,18 @@ class Initial:
         finally:
             for (tensor, _), data in zip(self._pairs, trained):
                 tensor.data = data
-            _set_random_state(device, state)
+            set_random_state(device, state)
 
 
-def _random_state(device: Any) -> Any:
+def random_state(device: Any) -> Any:
+    """Of the CPU and of that device."""
     torch = values.torch()
     gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
     return torch.get_rng_state(), gpu
 
 
-def _set_random_state(device: Any, state: Any) -> None:
+def set_random_state(device: Any, state: Any) -> None:
+    """Make it what `random_state` said."""
     torch = values.torch()
     torch.set_rng_state(state[0])
     if state[1] is not None:
