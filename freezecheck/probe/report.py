@@ -1,15 +1,19 @@
-"""What a probe found, as an object that prints itself."""
+"""What a probe found, as an object that prints itself, draws itself, and survives the trip through
+JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from freezecheck.finding import Finding
-from freezecheck.plain import encode
 from freezecheck.records import dataclass
 from freezecheck.trace import Trace
 from freezecheck.warmup import NEAR, SAFE, Warmup
+
+if TYPE_CHECKING:
+    import os
+
+    from matplotlib.figure import Figure
 
 _HARM = frozenset(("FC605", "FC606", "FC607"))
 
@@ -48,69 +52,42 @@ class ProbeReport:
         return [f.code for f in self.findings]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as JSON would have it."""
-        return {
-            "zone": self.zone,
-            "findings": [f.to_dict() for f in self.findings],
-            "trace": encode(self.trace),
-            "left_out": list(self.left_out),
-        }
+        """The report as JSON, as `freezecheck probe --output-format json` prints it."""
+        from freezecheck.report.json import probe_to_dict
+
+        return probe_to_dict(self)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ProbeReport:
+        """The report that `to_dict` gave, also after a trip through JSON."""
+        from freezecheck.plain import decode
+
+        findings = tuple(Finding.from_dict(each) for each in data["findings"])
+        trace = decode(Trace, {**data["trace"], "warmup": data["warmup"]})
+        return cls(findings, trace, tuple(data["left_out"]))
+
+    def plot(self) -> Figure:
+        """A matplotlib figure: the losses, the predicted classes, the drift of BatchNorm statistics
+        and the critical rates, as far as there are any. Leaves pyplot and rcParams alone.
+
+        Raises ImportError without matplotlib, which `freezecheck[plot]` brings.
+        """
+        from freezecheck.probe.plot import figure
+
+        return figure(self)
+
+    def to_html(self, path: str | os.PathLike[str], title: str = "Probe report") -> None:
+        """Write one page that needs no network and no scripts. Raises ImportError without matplotlib,
+        OSError where it cannot be written."""
+        from freezecheck.report.html import page
+
+        text = page(self, title)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
 
     def __str__(self) -> str:
-        return "\n".join(
-            [*_figures(self.zone, self.warmup), *_told(self.findings), *_open(self.left_out)]
-        )
+        from freezecheck.report.probe import render
+
+        return render(self)
 
     __repr__ = __str__
-
-
-def _figures(zone: str, warmup: Warmup) -> Iterator[str]:
-    steps, outcome = len(warmup.losses), f": {warmup.outcome}" if warmup.outcome else ""
-    yield f"{zone}{outcome} ({steps} steps of {warmup.batch} samples, {warmup.task})"
-    rates = ", ".join(f"{rate:.3g}" for rate in warmup.rates)
-    yield f"  rates          {rates} after {warmup.ramp} steps of warm-up"
-    if warmup.losses:
-        level = "" if warmup.level is None else f"; without information {warmup.level:.3g}"
-        now, first = warmup.late
-        yield (
-            f"  loss           {now:.3g} over the last ten steps; the initial"
-            f" weights {first:.3g}{level}"
-        )
-    for name, look in (
-        ("initially", warmup.start),
-        ("in training", warmup.train),
-        ("in eval mode", warmup.eval),
-    ):
-        if look is not None:
-            known = "" if look.accuracy is None else f", accuracy {look.accuracy:.0%}"
-            yield f"  {name:<14} loss {look.loss:.3g}{known}"
-    if warmup.floor is not None:
-        floor = warmup.floor
-        yield (
-            f"  linear head    {floor.before:.0%} on the features of before, {floor.after:.0%} on"
-            f" those of after; the model {floor.own:.0%}"
-        )
-    if warmup.features is not None:
-        of = warmup.features
-        yield (
-            f"  features       1 - cosine {of.drift:.2f}; dead {of.dead_before:.0%} before,"
-            f" {of.dead_after:.0%} after"
-        )
-    if warmup.layers:
-        worst = max(warmup.layers, key=lambda layer: layer.drift)
-        yield f"  BatchNorm      divergence up to {worst.drift:.2g} ({worst.path})"
-
-
-def _told(findings: tuple[Finding, ...]) -> Iterator[str]:
-    for finding in findings:
-        yield ""
-        yield f"{finding.severity} {finding.code} {finding.name}"
-        yield f"  {finding.message}"
-        if finding.fix:
-            yield f"  fix: {finding.fix.message}"
-
-
-def _open(left_out: tuple[str, ...]) -> Iterator[str]:
-    if left_out:
-        yield ""
-        yield from (f"note: {each}" for each in left_out)

@@ -10,6 +10,7 @@ from freezecheck.finding import Finding, Severity, Site
 
 if TYPE_CHECKING:
     from freezecheck.chapters import Chapter
+    from freezecheck.probe.report import ProbeReport
     from freezecheck.report.linted import Linted
     from freezecheck.report.result import Report
     from freezecheck.report.stages import Row
@@ -43,6 +44,36 @@ def _summary(findings: Sequence[Finding]) -> dict[str, int]:
         str(severity): sum(finding.severity == severity for finding in findings)
         for severity in sorted(Severity, reverse=True)
     }
+
+
+def probe_to_dict(report: ProbeReport) -> dict[str, Any]:
+    """What a probe found, and all that is needed to make the report again."""
+    from freezecheck.plain import encode
+    from freezecheck.records import replace
+
+    return {
+        "version": VERSION,
+        "command": "probe",
+        "zone": report.zone,
+        "findings": [finding.to_dict() for finding in report.findings],
+        "warmup": _whole(report.warmup),
+        "trace": encode(replace(report.trace, warmup=None)),
+        "left_out": list(report.left_out),
+        "summary": _summary(report.findings),
+    }
+
+
+def _whole(value: Any) -> Any:
+    """As `encode`, with the fields that equal their default."""
+    import dataclasses
+
+    from freezecheck.plain import encode
+
+    if isinstance(value, (list, tuple)):
+        return [_whole(item) for item in value]
+    if dataclasses.is_dataclass(value):
+        return {f.name: _whole(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    return encode(value)
 
 
 def report_to_dict(report: Report) -> dict[str, Any]:

@@ -29,6 +29,15 @@ class Stream:
         """Somebody looks at it, or FORCE_COLOR says so."""
         return bool(os.environ.get("FORCE_COLOR")) or self._file.isatty()
 
+    @property
+    def blocks(self) -> bool:
+        """It is a terminal, and can show bars made of block characters."""
+        try:
+            "█".encode(getattr(self._file, "encoding", None) or "ascii")
+        except (UnicodeEncodeError, LookupError):
+            return False
+        return self.is_terminal
+
     def show(self, layout: Layout) -> None:
         """Write lines, laid out for this stream."""
         if self.is_terminal:

@@ -63,10 +63,10 @@ def table(now: Snapshot, model: int, width: int) -> tuple[list[str], list[Line]]
     """The headings of a model's table, and its lines, at most `width` columns where possible."""
     shown = collapse(rows(now, model))
     columns = [column for column in _columns(now, shown) if column.speaks]
-    gap = _fit(columns, width)
+    gap = fit(columns, width)
     headings = [column.heading for column in columns]
     return headings, [
-        line((_joined(columns, headings, gap).rstrip(), "quiet")),
+        line((joined(columns, headings, gap).rstrip(), "quiet")),
         *(_row(columns, number, row, gap) for number, row in enumerate(shown)),
     ]
 
@@ -96,7 +96,7 @@ def _columns(now: Snapshot, shown: list[Row]) -> list[Column]:
     return columns
 
 
-def _fit(columns: list[Column], width: int) -> int:
+def fit(columns: list[Column], width: int) -> int:
     """Make a table fit, by one sacrifice after the other; the gap between its columns."""
     labels = columns[0]
     gap = 2
@@ -129,7 +129,8 @@ def _cut(text: str, room: int) -> str:
     return f"{kind}..{re.sub(r'^[^.]*[.](?=[A-Za-z_])', '', rest)}"
 
 
-def _joined(columns: list[Column], cells: list[str], gap: int) -> str:
+def joined(columns: list[Column], cells: list[str], gap: int) -> str:
+    """A row."""
     return (" " * gap).join(
         cell.rjust(column.width) if column.right else cell.ljust(column.width)
         for column, cell in zip(columns, cells)
@@ -137,7 +138,7 @@ def _joined(columns: list[Column], cells: list[str], gap: int) -> str:
 
 
 def _row(columns: list[Column], number: int, row: Row, gap: int) -> Line:
-    text = _joined(columns, [column.cells[number] for column in columns], gap)
+    text = joined(columns, [column.cells[number] for column in columns], gap)
     mark = "" if row.trainable_tensors else "quiet"
     if columns[-1].heading != _LAST:
         return line((text, mark))

@@ -6,12 +6,16 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.markdown import Markdown
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from freezecheck.report.line import STYLES, Line
+from freezecheck.report.spark import bars, sparkline
+from freezecheck.warmup import Progress as Warming
 
 
 class Terminal:
@@ -58,3 +62,46 @@ def spinner(file: IO[str], *, color: bool = True) -> Iterator[Callable[[str], No
     with progress:
         task = progress.add_task("starting", total=None)
         yield lambda phase: progress.update(task, description=phase)
+
+
+@contextlib.contextmanager
+def warmup_display(
+    file: IO[str], *, color: bool = True
+) -> Iterator[Callable[[str | Warming], None]]:
+    """A probe as it goes: a spinner with the stage, the losses so far and the shares of the predicted
+    classes. The function that it gives takes words, before there are steps, or how far it is."""
+    console = Console(file=file, no_color=None if color else True, highlight=False)
+    head = Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console
+    )
+    task = head.add_task("starting", total=None)
+    with Live(head, console=console, transient=True) as live:
+
+        def told(news: str | Warming) -> None:
+            if isinstance(news, str):
+                head.update(task, description=escape(news))
+                return
+            head.update(task, description=f"{escape(news.stage)}, step {news.step} of {news.of}")
+            live.update(Group(head, *_warming(news, console.width, _blocks(console))))
+
+        yield told
+
+
+def _warming(news: Warming, width: int, blocks: bool) -> Iterator[Text]:
+    """The losses and the shares, a row each."""
+    from freezecheck.report.table import figure  # which a probe alone needs
+
+    if news.losses:
+        first, last = figure(news.losses[0]), figure(news.losses[-1])
+        room = max(width - len(first) - len(last) - 16, 1)
+        drawn = sparkline(news.losses, min(room, 60), blocks=blocks)
+        yield Text.assemble("  loss       ", f"{first} ", (drawn, "blue"), f" {last}", no_wrap=True)
+    if news.shares:
+        top = max(news.shares)
+        words = f" class {news.shares.index(top)}: {top:.0%}"
+        drawn = bars(news.shares, blocks=blocks)
+        yield Text.assemble("  predicted  ", (drawn, "blue"), words, no_wrap=True)
+
+
+def _blocks(console: Console) -> bool:
+    return console.encoding.startswith("utf")
