@@ -22,6 +22,7 @@ WITH_VALUE = (
     "--fast-forward",
     "--stop-on",
     "--report",
+    "--html",
 )
 
 
@@ -37,7 +38,7 @@ def parse(words: Sequence[str]) -> tuple[argparse.Namespace, Target | None]:
     """
     words, target = list(words), None
     parser = _parser(words[0] if words else "")
-    if words[:1] in (["inspect"], ["watch"]):
+    if words[:1] in (["inspect"], ["watch"], ["probe"]):
         options, target = split(words[1:])
         words = [words[0], *options]
     args, unknown = parser.parse_known_args(words)
@@ -86,6 +87,7 @@ def _parser(command: str = "") -> argparse.ArgumentParser:
         "lint": _lint_parser,
         "inspect": _inspect_parser,
         "watch": _watch_parser,
+        "probe": _probe_parser,
         "rules": _rules_parser,
         "explain": _explain_parser,
     }
@@ -258,6 +260,59 @@ def _watch_parser(commands: Any) -> None:
     _output_options(parser)
 
 
+def _probe_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "probe",
+        help="warm a training script up at its largest learning rates and say whether it will fail",
+        usage="freezecheck probe [OPTIONS] SCRIPT [ARGS...]\n"
+        "       freezecheck probe [OPTIONS] -m MODULE [ARGS...]\n"
+        "       freezecheck probe [OPTIONS] -- COMMAND [ARGS...]",
+        description="Lets your unmodified script train for some steps, goes back to the first, takes them\n"
+        "again at the largest rates that its schedule will reach, and says whether the loss\n"
+        "will explode, the predictions collapse, or what was pretrained be destroyed. The\n"
+        "process ends there: nothing that it trained is kept. Options go before SCRIPT.",
+        epilog="examples:\n"
+        "  freezecheck probe train.py --lr 1e-3\n"
+        "  freezecheck probe --dry-run train.py\n"
+        "  freezecheck probe --groups --html report.html train.py",
+        allow_abbrev=False,
+    )
+    _rule_options(parser)
+    parser.add_argument(
+        "--steps",
+        type=_steps,
+        metavar="N",
+        default=30,
+        help="steps of the warm-up, twice as many where that does not decide (default 30)",
+    )
+    parser.add_argument(
+        "--groups",
+        action="store_true",
+        help="also the rate at which each parameter group would begin to diverge",
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="only say how long it would take, and how much memory",
+    )
+    parser.add_argument("--html", metavar="FILE", help="write the report as one page to FILE")
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="S",
+        help="stop after S seconds (default 3600)",
+    )
+    parser.add_argument(
+        "--sandbox", action="store_true", help="discard every file that the run writes (Linux)"
+    )
+    parser.add_argument(
+        "--show-output", action="store_true", help="let the script write to standard error"
+    )
+    parser.add_argument("--output-format", choices=("text", "json"), default="text")
+    _fail_on(parser)
+    _output_options(parser)
+
+
 def _rules_parser(commands: Any) -> None:
     parser = commands.add_parser("rules", help="list the rules", allow_abbrev=False)
     parser.add_argument("--output-format", choices=("text", "json"), default="text")
@@ -280,6 +335,12 @@ def _seconds(text: str) -> float:
         if 0 < float(text) < float("inf"):
             return float(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+
+
+def _steps(text: str) -> int:
+    if _number(text) < 10:
+        raise argparse.ArgumentTypeError(f"{text!r} is too few: the rates rise in 10 steps")
+    return int(text)
 
 
 def _number(text: str) -> int:

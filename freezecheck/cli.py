@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from freezecheck import targets
 from freezecheck.arguments import BadInput, Target, parse
 from freezecheck.report.streams import Stream
 
@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from freezecheck.finding import Finding
     from freezecheck.lint import Settings
     from freezecheck.live.plan import Plan
+    from freezecheck.probe.report import ProbeReport
     from freezecheck.report.linted import Linted
     from freezecheck.report.result import Report
     from freezecheck.rule import Rule
+    from freezecheck.warmup import Progress
 
 CLEAN, FINDINGS, COULD_NOT, INTERRUPTED = 0, 1, 2, 130
 
@@ -39,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _inspect(args, target)
         if args.command == "watch":
             return _watch(args, target)
+        if args.command == "probe":
+            return _probe(args, target)
         if args.command == "lint":
             return _lint(args)
         return _rules(args) if args.command == "rules" else _explain(args)
@@ -154,8 +158,8 @@ def _inspect(args: argparse.Namespace, target: Target | None) -> int:
     from freezecheck.records import replace
 
     _selected(args)  # says now which rule does not exist
-    command = _command(target)
-    script = _script(target)
+    command = targets.command(target)
+    script = targets.script(target)
     plan = _plan(args, target)
     settings = lint.Settings(_list(args.select), _list(args.ignore))
     config = closest(script or ".")
@@ -190,7 +194,7 @@ def _watch(args: argparse.Namespace, target: Target | None) -> int:
     _selected(args)  # says now which rule does not exist
     if target and target.function is not None:
         raise BadInput("watch runs a script; a function is inspected: freezecheck inspect")
-    command, script = _command(target), _script(target)
+    command, script = targets.command(target), targets.script(target)
     settings = lint.Settings(_list(args.select), _list(args.ignore))
     config = closest(script or ".")
     err = Stream(sys.stderr, color=not args.no_color)
@@ -211,12 +215,63 @@ def _watch(args: argparse.Namespace, target: Target | None) -> int:
     return _status(args, config, report)
 
 
-def _status(args: argparse.Namespace, config: Config, report: Report) -> int:
+def _probe(args: argparse.Namespace, target: Target | None) -> int:
+    from freezecheck import lint, probing
+    from freezecheck.config import closest
+    from freezecheck.live import runner
+    from freezecheck.plain import encode
+    from freezecheck.report import probe, text
+
+    _selected(args)  # says now which rule does not exist
+    if target and target.function is not None:
+        raise BadInput("probe runs a script; a function can call freezecheck.probe(...) itself")
+    command, script = targets.command(target), targets.script(target)
+    settings = lint.Settings(_list(args.select), _list(args.ignore))
+    config = closest(script or ".")
+    out, err = _streams(args)
+    with _display(args) as on_progress:
+        run = runner.run(
+            command,
+            plan=_probe_plan(args),
+            timeout=args.timeout or probing.TIMEOUT,
+            show_output=args.show_output,
+            on_progress=on_progress,
+        )
+    if run.probe is None:
+        err.show(
+            lambda width, cut: [*text.trouble(probing.ended(run, str(target)), width, cut=cut)]
+        )
+        return COULD_NOT
+    if args.dry_run:
+        cost = probing.cost(run)
+        out.json(encode(cost)) if args.output_format == "json" else out.write(f"{cost}\n")
+        return CLEAN
+    report = probing.report(run, settings.rules(config), settings)
+    if args.output_format == "json":
+        out.json(report.to_dict())
+    else:
+        probe.show(report, out, quiet=args.quiet)
+    return _status(args, config, report)
+
+
+def _probe_plan(args: argparse.Namespace) -> Plan:
+    from freezecheck.live.plan import Plan, Probing
+
+    if args.sandbox and not sys.platform.startswith("linux"):
+        raise BadInput("--sandbox needs Linux: it discards what is written in a mount namespace")
+    probe = Probing(args.steps, 2 * args.steps, args.groups, args.dry_run)
+    return Plan(steps=probe.recorded, sandbox=args.sandbox, probe=probe)
+
+
+def _status(args: argparse.Namespace, config: Config, report: Report | ProbeReport) -> int:
     """The exit code of a run that got as far as it was to."""
     from freezecheck.finding import Severity
 
     level = args.fail_on or config.fail_on
-    return FINDINGS if level != "never" and report.at_least(Severity.parse(level)) else CLEAN
+    if level == "never":
+        return CLEAN
+    severe = Severity.parse(level)
+    return FINDINGS if any(f.severity >= severe for f in report.findings) else CLEAN
 
 
 def _write_json(path: str, report: Report) -> None:
@@ -259,17 +314,6 @@ def _static(args: argparse.Namespace, script: str | None, settings: Settings) ->
     return FINDINGS if any(_fails(args, finding) for finding in linted.findings) else CLEAN
 
 
-def _script(target: Target | None) -> str | None:
-    """The script that a command would run, if its text can be found here."""
-    words = target.words if target else []
-    if target and target.kind == "module":
-        base = os.path.join(*words[0].split("."))
-        words = [f"{base}.py", os.path.join(base, "__main__.py")]
-    elif target and target.kind == "script":
-        return words[0]
-    return next((w for w in words if w.endswith(".py") and os.path.isfile(w)), None)
-
-
 def _selected(args: argparse.Namespace) -> tuple[Rule, ...]:
     from freezecheck import catalogue
 
@@ -289,54 +333,16 @@ def _list(given: list[str] | None) -> list[str] | None:
     return found
 
 
-_MISSING = {
-    "script": ("script", "train.py"),
-    "module": ("module", "-m package.train"),
-    "command": ("command", "-- torchrun train.py"),
-}
+@contextlib.contextmanager
+def _display(args: argparse.Namespace) -> Iterator[Callable[[Progress], None] | None]:
+    """The losses as they come, on standard error, if somebody is looking."""
+    if args.quiet or args.show_output or not sys.stderr.isatty():
+        yield None
+        return
+    from freezecheck.report.terminal import display
 
-
-def _command(target: Target | None) -> list[str]:
-    """The words to run; BadInput where it is plain that they cannot be run."""
-    from freezecheck.live import runner
-
-    if target is None or not target.words or not target.words[0]:
-        what, example = _MISSING[target.kind if target else "script"]
-        raise BadInput(f"no {what} given, as in: freezecheck inspect {example}")
-    if target.kind == "command":
-        return target.words
-    first, *rest = target.words
-    function = target.function
-    if function is not None and not all(part.isidentifier() for part in function.split(".")):
-        raise BadInput(
-            f"{target.words[0]}::{function} names no function, as in: freezecheck inspect"
-            " train.py::build"
-        )
-    if target.kind == "module":
-        return runner.module_command(first, rest, function)
-    try:
-        command = runner.python_command(first, rest, function)
-    except ValueError as problem:
-        raise BadInput(f"{problem}{_meant(first, target)}") from None
-    if first.endswith((".ipynb", ".sh")):
-        import shlex
-
-        raise BadInput(
-            f"{first} is a notebook: turn it into a script (jupyter nbconvert --to script {first})"
-            if first.endswith(".ipynb")
-            else f"{first} is no Python script: freezecheck inspect -- bash {shlex.join(target.words)}"
-        )
-    return command
-
-
-def _meant(first: str, target: Target) -> str:
-    """A hint for a program that was named as if it were a script."""
-    import shlex
-    import shutil
-
-    if os.path.exists(first) or not shutil.which(first):
-        return ""
-    return f" (to run a command: freezecheck inspect -- {shlex.join(target.words)})"
+    with display(sys.stderr, color=not args.no_color) as on_progress:
+        yield on_progress
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import torch
 from made_up import Heads, Missing
 from torch import nn
 
-from freezecheck import __version__, arguments, catalogue, cli
+from freezecheck import __version__, arguments, catalogue, cli, targets
 from freezecheck.finding import Site
 from freezecheck.live import runner
 from freezecheck.live.board import Place
@@ -112,6 +112,7 @@ def test_split_knows_which_options_take_a_value():
     parsers = argparse.ArgumentParser().add_subparsers()
     arguments._inspect_parser(parsers)
     arguments._watch_parser(parsers)
+    arguments._probe_parser(parsers)
     taking = {
         option
         for command in parsers.choices.values()
@@ -612,7 +613,7 @@ def test_the_script_of_a_command(script, tmp_path, words, path):
     (tmp_path / "pkg").mkdir()
     for name in ("train.py", "other.py", "pkg/train.py", "pkg/__main__.py"):
         script("", name)
-    assert cli._script(arguments.split(words.split())[1]) == path
+    assert targets.script(arguments.split(words.split())[1]) == path
 
 
 def test_static_runs_nothing(script, capsys):

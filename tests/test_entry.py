@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from freezecheck import arguments, cli
+from freezecheck import arguments, cli, targets
 from freezecheck.live import entry, returned
 
 # -- what was returned -----------------------------------------------------------
@@ -451,7 +451,7 @@ def test_a_function_in_a_package(folder, capfd):
         assert "not looked at: __name__ (str)" in report["left_out"]
         seen = json.loads((folder / "seen.json").read_text())
         assert seen == [[argv, "x"], "package.inner.parts", path]
-    assert cli._script(arguments.split(words[:2])[1]) == "package/inner/train.py"
+    assert targets.script(arguments.split(words[:2])[1]) == "package/inner/train.py"
 
 
 @needs_linux

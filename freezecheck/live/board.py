@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from freezecheck.finding import Site
 from freezecheck.live import frames, processes
@@ -24,6 +25,7 @@ from freezecheck.plain import decode
 from freezecheck.snapshot import Snapshot
 from freezecheck.timeline import Timeline
 from freezecheck.trace import Trace
+from freezecheck.warmup import Progress
 
 PHASES = ("starting", "importing torch", "building", "first batch", "stepping")
 _REACHED = {"importing": 1, "recording": 2, "optimizer": 3, "backward": 4, "report": 4}
@@ -135,6 +137,21 @@ class Board:
         """Under `--fake`, what the process that needs most would hold."""
         told = [Memory(*json.loads(text)) for text in self.said("memory")]
         return max(told, key=lambda memory: memory.total, default=None)
+
+    def progress(self) -> Progress | None:
+        """How far a probe is."""
+        for told in self.said("progress"):
+            return decode(Progress, json.loads(told))
+        return None
+
+    def probed(self, kind: str) -> Any:
+        """What a process has written of a probe: its "probe" or "cost"; None: nothing."""
+        for pid in self.notes:
+            path = os.path.join(self.folder, f"{pid}.{kind}")
+            if os.path.exists(path):
+                with open(path, "rb") as file:
+                    return json.load(file)
+        return None
 
     def pending(self, members: Mapping[int, Process]) -> list[int]:
         """Processes that may yet report: those that have an optimizer, and those beside the ones

@@ -7,28 +7,26 @@ Nothing here may fail the script: what goes wrong is told to the runner.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import gc
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from freezecheck.live import downloads, frames, leash, plan, values
 from freezecheck.live.patches import Patches
 from freezecheck.live.plan import Plan
 from freezecheck.live.pulse import Pulse
 from freezecheck.live.record import Recorder
+from freezecheck.live.still import ALIVE, park, told
 from freezecheck.phases import Phase
 from freezecheck.plain import encode
 from freezecheck.snapshot import Snapshot
 from freezecheck.trace import Trace
 
 OLDEST_TORCH = (2, 4)
-ALIVE = "alive"  # a named pipe in the folder of the run that the runner holds open
 CWD = "cwd"  # a file there: the working directory that paths are shown relative to
 
 # A report of more tensors takes a noticeable time; the one at the first backward,
@@ -53,6 +51,10 @@ def start(folder: str, note: Note) -> None:
         raise RuntimeError(f"torch {version} is too old: freezecheck needs 2.4 or newer")
     with open(os.path.join(folder, CWD), encoding="utf-8") as file:
         frames.set_base(file.read())
+    wanted = plan.read(folder)
+    if not wanted.watch:
+        leash.tie(os.path.join(folder, ALIVE))
+        atexit.register(downloads.tell, note)
 
     def optimizer() -> None:
         note("optimizer")
@@ -84,7 +86,11 @@ def start(folder: str, note: Note) -> None:
 
         return call
 
-    wanted = plan.read(folder)
+    if wanted.probe is not None:
+        from freezecheck.probe import child
+
+        child.start(folder, note, wanted.probe)
+        return
     recorder = Recorder(ready, wanted.steps)
     if not wanted.watch:
         recorder.on_optimizer = optimizer
@@ -98,8 +104,6 @@ def start(folder: str, note: Note) -> None:
     _prepare(wanted, folder, note)
     if not wanted.first_step:
         _go_on(recorder, pulse, folder, note)
-    if not wanted.watch:
-        atexit.register(downloads.tell, note)
     # Models are found among all live objects, of which torch alone makes 250,000;
     # frozen ones are passed over. The script's own come later.
     gc.freeze()
@@ -111,8 +115,6 @@ def start(folder: str, note: Note) -> None:
 def _prepare(wanted: Plan, folder: str, note: Note) -> None:
     """What the run is to do otherwise than by itself."""
     patches = Patches()  # for good: the process ends with the run
-    if not wanted.watch:
-        leash.tie(os.path.join(folder, ALIVE))
     if wanted.batches is not None:
         from freezecheck.live import shortened
 
@@ -217,15 +219,6 @@ def _early(folder: str, recorder: Recorder, note: Note) -> None:
         note("problem", told(error))
 
 
-def told(error: Exception) -> str:
-    """An error in one line, with the line of ours that it came from."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = "" if trace is None else f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
-    return f"{type(error).__name__}: {error}{place}"
-
-
 def _rank() -> int | None:
     """Which of several processes this is."""
     distributed = sys.modules.get("torch.distributed")
@@ -233,30 +226,3 @@ def _rank() -> int | None:
         return int(distributed.get_rank())
     text = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or ""
     return int(text) if text.isdecimal() else None
-
-
-def park(folder: str) -> NoReturn:
-    """Hold still until the runner kills this process; never returns.
-
-    `PyDLL` keeps the interpreter lock during a call, so that no other thread
-    runs a line of Python meanwhile; signals are blocked, so that none of the
-    script's handlers does. Reading from the runner's pipe ends when the runner
-    has gone; then this process and those started with it must go too.
-    """
-    try:
-        for stream in (sys.__stdout__, sys.__stderr__):
-            if stream is not None and not stream.closed:
-                stream.flush()
-    except (OSError, ValueError):
-        pass
-    if os.name != "posix":
-        while True:
-            ctypes.PyDLL("kernel32").Sleep(0xFFFFFFFF)
-    try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        pipe = os.open(os.path.join(folder, ALIVE), os.O_RDONLY | os.O_NONBLOCK)
-        os.set_blocking(pipe, True)
-        ctypes.PyDLL(None).read(pipe, ctypes.create_string_buffer(1), 1)
-    finally:
-        os.killpg(0, signal.SIGKILL)
-        os._exit(1)

@@ -19,6 +19,7 @@ from freezecheck.live.optimizers import unwrap as unwrap_optimizer
 from freezecheck.live.record import Recorder
 from freezecheck.live.returned import Returned, sort
 from freezecheck.live.schedulers import unwrap as unwrap_scheduler
+from freezecheck.live.still import park, told
 from freezecheck.live.tree import unwrap
 from freezecheck.snapshot import Snapshot, summarise
 
@@ -53,12 +54,12 @@ def _report(things: Returned, name: str) -> NoReturn:
         snapshot = _capture(things, recorder, forward=until == "backward", remarks=remarks)
         child.write(folder, recorder, stepped=True, snapshot=snapshot)
     except Exception as error:  # our own mistake
-        note("failed", child.told(error))
-        child.park(folder)
+        note("failed", told(error))
+        park(folder)
     note("until", until)
     note("remarks", json.dumps(remarks))
     note("report")
-    child.park(folder)
+    park(folder)
 
 
 def _unusable(things: Returned, returned: Any, name: str) -> str:

@@ -1,5 +1,5 @@
-"""How far a command is to be run and what is kept from it: the options of `inspect` and `watch`
-that its processes must know. They find it in the folder of the run."""
+"""How far a command is to be run and what is kept from it: the options of `inspect`, `watch` and
+`probe` that its processes must know. They find it in the folder of the run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,21 @@ _NAME = "plan"
 
 
 @dataclass(frozen=True, slots=True)
+class Probing:
+    """The script is trained for some steps, which are then probed."""
+
+    steps: int = 30
+    max_steps: int = 60
+    groups: bool = False  # each parameter group's critical rate, too
+    dry: bool = False  # only what it would take
+
+    @property
+    def recorded(self) -> int:
+        """Steps that the script is to take by itself."""
+        return 3 if self.dry else self.max_steps
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a run is to be; the default is one untouched step."""
 
@@ -22,6 +37,7 @@ class Plan:
     fake: bool = False  # tensors without storage
     sandbox: bool = False  # every file that is written is discarded
     watch: bool = False  # the run is for real: nothing is stopped, cut or kept from it
+    probe: Probing | None = None
 
     @property
     def first_step(self) -> bool:

@@ -193,12 +193,12 @@ class Recorder(Marks):
             return self._models is not None
         if any(o is optimizer for o in alive(self.optimizers)):
             return False
-        ours = {id(p) for root in self._live() for p in root.parameters()}
+        ours = {id(p) for root in self.live() for p in root.parameters()}
         if ours.isdisjoint(id(p) for group in optimizer.param_groups for p in group["params"]):
             self._strangers.add(key)
         return key in self._strangers
 
-    def _live(self) -> list[Any]:
+    def live(self) -> list[Any]:
         """The models that a capture chooses from."""
         if self._models is not None:
             return alive(self._models)
@@ -245,7 +245,7 @@ class Recorder(Marks):
 
     def _look(self, optimizer: Any) -> None:
         """Capture what is true at this step of the optimizer."""
-        live = self._live()
+        live = self.live()
         self._round.epoch = self._round.epoch or self.epoch()
         self._round.note(optimizer, live)
         self._round.captured(self._capture(live), alive(self.optimizers))
@@ -297,7 +297,7 @@ class Recorder(Marks):
         if self.phases:
             return self.phases[0].snapshot
         if self._round.snapshot is None and alive(self.optimizers):
-            return self._capture(self._live())
+            return self._capture(self.live())
         return self._round.snapshot
 
     def driven_by_closure(self, optimizer: Any) -> bool:
@@ -309,7 +309,7 @@ class Recorder(Marks):
         from freezecheck.live.naming import timeline
 
         # With a snapshot its models are the ones to name; a look at the heap is dear.
-        past, kept = timeline(self, [] if self.models else self._live())
+        past, kept = timeline(self, [] if self.models else self.live())
         for phase, cut in zip(self.phases, self._cuts):
             phase.events = bisect_left(kept, cut)
         return past

@@ -20,15 +20,18 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from freezecheck.live import hints, sandbox
 from freezecheck.live.board import PHASES, Board, Place, Report
 from freezecheck.live.boot import freezecheck_environment as environment
-from freezecheck.live.child import ALIVE, CWD
+from freezecheck.live.child import CWD
 from freezecheck.live.interrupts import Interrupts
 from freezecheck.live.plan import Plan
 from freezecheck.live.processes import Tree, adopting_orphans
+from freezecheck.live.still import ALIVE
 from freezecheck.memory import Memory
+from freezecheck.warmup import Progress
 
 TIMEOUT = 600.0  # seconds to the first step
 _GRACE = 3.0  # seconds without news, after the first report, for which others are waited for
@@ -64,6 +67,7 @@ class Run:
     remarks: list[str] = field(default_factory=list)  # what could not be looked at
     uncut: bool = False  # the batches came from where they cannot be cut
     memory: Memory | None = None  # that fake tensors would take
+    probe: Any = None  # what a probe has written, as JSON: its report, or its cost
 
 
 def python_command(script: str, args: Sequence[str] = (), function: str | None = None) -> list[str]:
@@ -96,13 +100,14 @@ def run(
     timeout: float = TIMEOUT,
     show_output: bool = False,
     on_phase: Callable[[str], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> Run:
     """Run `command` as far as `plan` says, by default to the first step of its optimizers,
     and stop it there.
 
     `timeout` is in seconds. `show_output` lets the command write to our
     standard error; else its output is kept aside for `stderr_tail`. `on_phase`
-    hears the phases in `board.PHASES` as they are reached. Ctrl-C ends the
+    hears the phases in `board.PHASES` as they are reached, `on_progress` how far a probe is. Ctrl-C ends the
     whole process tree before KeyboardInterrupt is raised.
     """
     if not command:
@@ -119,11 +124,12 @@ def run(
             result.hint = hints.not_started(command, error)
             return result
         try:
-            result.outcome, waiting = _watch(tree, board, start + timeout, on_phase)
-            if result.outcome == "ended" and board.stepped:
-                result.outcome = "inspected"
-            elif board.said("refused"):
+            tell = _teller(board, on_phase, on_progress)
+            result.outcome, waiting = _watch(tree, board, start + timeout, tell)
+            if board.said("refused"):
                 result.outcome = "not started"
+            elif result.outcome == "ended" and board.stepped:
+                result.outcome = "inspected"
             result.where = board.where(waiting)
             result.exit_status = tree.root.poll()
         finally:
@@ -137,6 +143,8 @@ def run(
         result.until, result.remarks = board.until, board.remarks()
         result.uncut = bool(board.said("uncut"))
         result.memory = board.memory()
+        if result.plan.probe is not None:
+            result.probe = board.probed("cost" if result.plan.probe.dry else "probe")
         if not show_output and not board.said("valueless"):  # that one line says it all
             result.stderr_tail = _tail(folder)
         result.seconds = time.monotonic() - start
@@ -207,20 +215,37 @@ def _is_terminal(descriptor: int) -> bool:
     return False
 
 
+def _teller(
+    board: Board,
+    on_phase: Callable[[str], None] | None,
+    on_progress: Callable[[Progress], None] | None,
+) -> Callable[[], None]:
+    """Passes on how far a run is, where that is new."""
+    words, progress = "", None
+
+    def tell() -> None:
+        nonlocal words, progress
+        if on_phase is not None and (said := board.news() or PHASES[board.phase]) != words:
+            words = said
+            on_phase(said)
+        if on_progress is not None and (now := board.progress()) not in (None, progress):
+            progress = now
+            on_progress(now)
+
+    return tell
+
+
 def _watch(
-    tree: Tree, board: Board, deadline: float, on_phase: Callable[[str], None] | None
+    tree: Tree, board: Board, deadline: float, tell: Callable[[], None]
 ) -> tuple[str, list[int]]:
     """Wait for the reports; the outcome, and the processes that were waited for in vain."""
     assert tree.root is not None
-    shown = ""
     news = time.monotonic()
     while True:
         status = tree.root.poll()  # first, so that the last words of the dead are read
         if board.read():
             news = time.monotonic()
-        if on_phase is not None and (told := board.news() or PHASES[board.phase]) != shown:
-            shown = told
-            on_phase(told)
+        tell()
         now = time.monotonic()
         recent = now - news < _GRACE
         if board.settled:

@@ -33,7 +33,7 @@ def exhaustion_told(setup: Setup) -> Iterator[None]:
             raise
         samples = size(setup.batches.batch(0))
         raise OutOfMemory(
-            f"out of memory with batches of {samples} samples{_peak(setup.device)}; the probe holds"
+            f"out of memory with batches of {samples} samples{_told(peak(setup.device))}; the probe holds"
             " one copy of the weights and of the optimizer's state more than the run"
         ) from error
 
@@ -52,14 +52,17 @@ def _is_exhaustion(error: Exception) -> bool:
     return isinstance(error, kinds) or (isinstance(error, RuntimeError) and _CPU in str(error))
 
 
-def _peak(device: Any) -> str:
+def peak(device: Any) -> int | None:
+    """The most bytes that were in use at once: on a GPU, or by this process; None if not known."""
     if device.type == "cuda":
-        held = values.torch().cuda.max_memory_allocated(device)
-    else:
-        try:
-            import resource
-        except ImportError:  # Windows
-            return ""
-        unit = 1 if sys.platform == "darwin" else 1024
-        held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-    return f"; at the peak {held / 2**30:.1f} GiB were in use"
+        return int(values.torch().cuda.max_memory_allocated(device))
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _told(held: int | None) -> str:
+    return "" if held is None else f"; at the peak {held / 2**30:.1f} GiB were in use"

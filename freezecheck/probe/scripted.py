@@ -1,0 +1,155 @@
+"""The probe of a script: within its process, at the setup that its first optimizer step has.
+
+The script trains as it likes for some steps, which are recorded (`live.tape`). Then its weights and
+all else are put back to that first step, the recorded steps are taken again at the run's largest
+rates, and judged. The process is thrown away afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from freezecheck import rates
+from freezecheck.cost import Cost
+from freezecheck.finding import Site
+from freezecheck.live import frames, values
+from freezecheck.live.patches import Patches
+from freezecheck.live.plan import Probing
+from freezecheck.live.record import Recorder, alive
+from freezecheck.live.tape import Tape
+from freezecheck.probe import price, replayed
+from freezecheck.probe.judge import judged
+from freezecheck.probe.memory import exhaustion_told
+from freezecheck.probe.report import ProbeReport
+from freezecheck.probe.saved import Saved
+from freezecheck.warmup import Progress
+
+
+class Unfit(Exception):
+    """The script's training cannot be probed; the text says why, in one line."""
+
+
+class Scripted:
+    """Records the steps of one optimizer; `probe` then judges its rates.
+
+    `progress` hears how far it is.
+    """
+
+    def __init__(
+        self, recorder: Recorder, wanted: Probing, progress: Callable[[Progress], None]
+    ) -> None:
+        self.steps: list[Any] = []
+        self._recorder = recorder
+        self._wanted = wanted
+        self._progress = progress
+        self._tape = Tape(Patches())
+        self._optimizer: Any = None
+        self._saved: Saved | None = None
+        self._peaks: list[float] = []  # the largest rates that were seen
+        self._times: list[float] = []
+        self._site: Site | None = None
+
+    def install(self) -> None:
+        """Listen; before the recorder's own hooks are put in place."""
+        recorder = self._recorder
+        before, scaled = recorder.before_step, recorder.scaled
+
+        def before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
+            before(optimizer, args, kwargs)
+            self._begun(optimizer)
+
+        def skipped(optimizer: Any) -> None:
+            scaled(optimizer)
+            self._tape.cut(optimizer)  # what is left here belongs to a step that was skipped
+
+        recorder.before_step = before_step  # type: ignore[method-assign]
+        recorder.scaled = skipped  # type: ignore[method-assign]
+        recorder.on_step = lambda _: self._taken()
+        values.torch().compiler.set_stance("force_eager")  # compiled graphs cannot be taken apart
+        self._tape.install()
+
+    def probe(self) -> ProbeReport | Cost:
+        """The report, or what it would take. Unfit; OutOfMemory."""
+        self._tape.close()
+        self._recorder.uninstall()
+        if self._saved is None or not self.steps:
+            raise Unfit("no optimizer step could be recorded")
+        if problem := replayed.problem(self.steps):
+            raise Unfit(problem)
+        self._saved.restore()
+        setup = replayed.Replayed.of(
+            self.steps,
+            optimizer=self._optimizer,
+            peaks=self._largest(),
+            steps=self._wanted.steps,
+            max_steps=self._wanted.max_steps,
+            progress=self._progress,
+        )
+        with values.torch().enable_grad(), exhaustion_told(setup):
+            if problem := setup.faithful():
+                raise Unfit(problem)
+            self._saved.restore()
+            if self._wanted.dry:
+                return price.price(setup, self._saved, self._times, self._wanted.groups)
+            return judged(setup, self._saved, self._site, tuple(self._remarks()))
+
+    def _begun(self, optimizer: Any) -> None:
+        """A step of an optimizer begins."""
+        if self._optimizer is None:
+            self._check(optimizer)
+            self._optimizer = optimizer
+            self._site = frames.site(3)
+            recorder = self._recorder
+            self._saved = Saved(
+                recorder.live(), alive(recorder.optimizers), alive(recorder.schedulers)
+            )
+            self._peaks = _now(optimizer)
+        elif optimizer is not self._optimizer:
+            raise Unfit(
+                "two optimizers take steps, and a warm-up is of one: freezecheck.probe(...) judges each"
+                " by itself"
+            )
+
+    def _taken(self) -> None:
+        """A step has been taken."""
+        self._times.append(time.perf_counter())
+        step = self._tape.cut(self._optimizer)
+        if step is not None:
+            self.steps.append(step)
+        self._peaks = [max(pair) for pair in zip(self._peaks, _now(self._optimizer))]
+        done, aim = len(self.steps), self._wanted.recorded
+        self._progress(Progress("recording the script's own steps", done, aim))
+
+    def _check(self, optimizer: Any) -> None:
+        if _world() > 1:
+            raise Unfit("a probe is of one process: start the script without its launcher")
+        if any(type(p).__name__ == "DTensor" for g in optimizer.param_groups for p in g["params"]):
+            raise Unfit("sharded parameters cannot be probed: start the script on one device")
+
+    def _largest(self) -> list[float]:
+        """The rates that were seen, or that the schedulers will reach, by what the recorder
+        captured at the first step."""
+        now = self._recorder.snapshot()
+        index = alive(self._recorder.optimizers).index(self._optimizer)
+        if now is None or index >= len(now.optimizers):
+            return self._peaks
+        return [max(pair) for pair in zip(self._peaks, rates.tops(now, index))]
+
+    def _remarks(self) -> list[str]:
+        few = len(self.steps)
+        if few >= self._wanted.max_steps:
+            return []
+        return [f"the script took {few} steps only; the warm-up goes through their batches again"]
+
+
+def _now(optimizer: Any) -> list[float]:
+    return [float(group["lr"]) for group in optimizer.param_groups]
+
+
+def _world() -> int:
+    """Processes that train together."""
+    distributed = values.torch().distributed
+    known = distributed.is_available() and distributed.is_initialized()
+    return int(distributed.get_world_size()) if known else 1
