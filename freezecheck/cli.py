@@ -229,13 +229,16 @@ def _probe(args: argparse.Namespace, target: Target | None) -> int:
     settings = lint.Settings(_list(args.select), _list(args.ignore))
     config = closest(script or ".")
     out, err = _streams(args)
-    with _display(args) as on_progress:
+    if args.html:
+        _drawable(args.html)
+    with _display(args) as tell:
         run = runner.run(
             command,
             plan=_probe_plan(args),
             timeout=args.timeout or probing.TIMEOUT,
             show_output=args.show_output,
-            on_progress=on_progress,
+            on_phase=tell,
+            on_progress=tell,
         )
     if run.probe is None:
         err.show(
@@ -247,6 +250,11 @@ def _probe(args: argparse.Namespace, target: Target | None) -> int:
         out.json(encode(cost)) if args.output_format == "json" else out.write(f"{cost}\n")
         return CLEAN
     report = probing.report(run, settings.rules(config), settings)
+    if args.html:
+        try:
+            report.to_html(args.html, str(target))
+        except OSError as problem:
+            raise BadInput(f"{args.html}: {problem.strerror}") from None
     if args.output_format == "json":
         out.json(report.to_dict())
     else:
@@ -333,16 +341,26 @@ def _list(given: list[str] | None) -> list[str] | None:
     return found
 
 
+def _drawable(path: str) -> None:
+    """BadInput where a page could not be drawn, or not be written: a run is dear."""
+    from importlib.util import find_spec
+
+    if find_spec("matplotlib") is None:
+        raise BadInput("--html draws with matplotlib: pip install 'freezecheck[plot]'")
+    if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path) or "."):
+        raise BadInput(f"--html {path}: no such folder, or a folder itself")
+
+
 @contextlib.contextmanager
-def _display(args: argparse.Namespace) -> Iterator[Callable[[Progress], None] | None]:
+def _display(args: argparse.Namespace) -> Iterator[Callable[[str | Progress], None] | None]:
     """The losses as they come, on standard error, if somebody is looking."""
     if args.quiet or args.show_output or not sys.stderr.isatty():
         yield None
         return
-    from freezecheck.report.terminal import display
+    from freezecheck.report.terminal import warmup_display
 
-    with display(sys.stderr, color=not args.no_color) as on_progress:
-        yield on_progress
+    with warmup_display(sys.stderr, color=not args.no_color) as tell:
+        yield tell
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from freezecheck.live import frames, values
 from freezecheck.live.patches import Patches
 from freezecheck.live.plan import Probing
 from freezecheck.live.record import Recorder, alive
+from freezecheck.live.still import told
 from freezecheck.live.tape import Tape
 from freezecheck.probe import price, replayed
 from freezecheck.probe.judge import judged
@@ -44,12 +45,13 @@ class Scripted:
         self._recorder = recorder
         self._wanted = wanted
         self._progress = progress
-        self._tape = Tape(Patches())
+        self._tape = Tape(Patches(), self._failed, self._save)
         self._optimizer: Any = None
         self._saved: Saved | None = None
         self._peaks: list[float] = []  # the largest rates that were seen
         self._times: list[float] = []
         self._site: Site | None = None
+        self._problem = ""
 
     def install(self) -> None:
         """Listen; before the recorder's own hooks are put in place."""
@@ -75,7 +77,7 @@ class Scripted:
         self._tape.close()
         self._recorder.uninstall()
         if self._saved is None or not self.steps:
-            raise Unfit("no optimizer step could be recorded")
+            raise Unfit(self._problem or "no optimizer step could be recorded")
         if problem := replayed.problem(self.steps):
             raise Unfit(problem)
         self._saved.restore()
@@ -95,17 +97,25 @@ class Scripted:
                 return price.price(setup, self._saved, self._times, self._wanted.groups)
             return judged(setup, self._saved, self._site, tuple(self._remarks()))
 
+    def _save(self) -> None:
+        """Before the first forward pass; where the optimizer is built after it, before its step."""
+        recorder = self._recorder
+        optimizers = alive(recorder.optimizers)
+        if optimizers and self._saved is None:
+            self._saved = Saved(recorder.live(), optimizers, alive(recorder.schedulers))
+
+    def _failed(self, error: Exception) -> None:
+        """The tape broke; told when somebody wants its steps."""
+        self._problem = f"its steps could not be recorded ({told(error)})"
+
     def _begun(self, optimizer: Any) -> None:
         """A step of an optimizer begins."""
         if self._optimizer is None:
             self._check(optimizer)
             self._optimizer = optimizer
             self._site = frames.site(3)
-            recorder = self._recorder
-            self._saved = Saved(
-                recorder.live(), alive(recorder.optimizers), alive(recorder.schedulers)
-            )
             self._peaks = _now(optimizer)
+            self._save()
         elif optimizer is not self._optimizer:
             raise Unfit(
                 "two optimizers take steps, and a warm-up is of one: freezecheck.probe(...) judges each"
