@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,44 +30,48 @@ class Course:
     predicted: list[list[float]] = field(default_factory=list)  # samples by class, of each step
     zone: str = ""
     skipped: int = 0  # steps, by the gradient scaler, in a row at the end
+    odd: int = 0  # batches whose loss the initial weights do not know either, in a row at the end
+    passed: int = 0  # such batches in all
     at: int = 0  # the step at which it is, from 1
 
 
 def warm_up(setup: Setup, level: float | None, factor: float, course: Course) -> None:
     """Train at `factor` times the peaks until the zone is known; `course` is filled on the way."""
-    pending: list[Any] = []
-    taken, batch = 0, 0
-    with _counted(setup.optimizer) as steps:
-        while not course.zone:
-            course.at = taken + 1
-            share = factor * min(1.0, (taken + 1) / RAMP)
+    batch = 0
+    while not course.zone:
+        pending: list[Any] = []
+        taken = len(course.losses)
+        for number in range(taken + 1, _until(setup, taken) + 1):
+            course.at = number
+            share = factor * min(1.0, number / RAMP)
             rated(setup.optimizer, [share * peak for peak in setup.peaks])
-            before = steps[0]
+            before = _scale(setup)
             told = step(setup, course.initial_weights, setup.batch(batch), course.classes)
+            scales = values.torch().stack((before, _scale(setup)))
+            pending.append(values.torch().cat((scales, told)))
             batch += 1
-            if steps[0] == before and setup.scaler is not None:  # its scale was too high
-                course.skipped += 1
-                if course.skipped <= _SKIPS:
-                    continue
-                course.zone = verdict.UNSAFE
-            else:
-                course.skipped = 0
-            pending.append(told)
-            taken += 1
-            if taken % _READ == 0 or taken >= setup.steps or course.zone:
-                _read(setup, course, pending)
-                course.zone = course.zone or _zone(setup, course, level)
+        _read(setup, course, pending)
+        course.zone = course.zone or _zone(setup, course, level)
+
+
+def _until(setup: Setup, taken: int) -> int:
+    """The step after which the losses are looked at next."""
+    limit = setup.steps if taken < setup.steps else setup.max_steps
+    return min(limit, taken - taken % _READ + _READ)
 
 
 def _zone(setup: Setup, course: Course, level: float | None) -> str:
     taken = len(course.losses)
-    last = taken >= setup.max_steps
     if taken < setup.steps:
-        finite = verdict.finite(course.losses)
-        return "" if finite else verdict.UNSAFE
-    if taken % _READ and not last and taken != setup.steps:
-        return ""
+        return "" if verdict.finite(course.losses) else verdict.UNSAFE
+    last = taken >= setup.max_steps
     return verdict.zone(course.losses, course.initial, level, setup.steps, last) or ""
+
+
+def _scale(setup: Setup) -> Any:
+    """By which gradients are multiplied, on the device: it falls where the scaler skips a step."""
+    one = values.torch().ones((), device=setup.device)
+    return one if setup.scaler is None else setup.scaler.scale(one)
 
 
 def step(setup: Setup, initial: Initial, batch: Any, classes: int = 0) -> Any:
@@ -108,11 +112,8 @@ def _counts(outputs: Any, classes: int, like: Any) -> Any:
 
 def _read(setup: Setup, course: Course, pending: list[Any]) -> None:
     """Bring what was gathered to the host, all at once."""
-    for loss, first, *counts in values.torch().stack(pending).tolist():
-        course.losses.append(loss)
-        course.initial.append(first)
-        course.predicted.append(counts)
-    pending.clear()
+    for row in values.torch().stack(pending).tolist():
+        _heard(course, *row)
     setup.progress(
         Progress(
             course.stage,
@@ -124,23 +125,28 @@ def _read(setup: Setup, course: Course, pending: list[Any]) -> None:
     )
 
 
+def _heard(
+    course: Course, before: float, after: float, loss: float, first: float, *counts: float
+) -> None:
+    """A step that the scaler skipped is none. Nor is one whose loss is not finite with the initial
+    weights either (a batch without labels): that is not the rates' doing, unless it goes on."""
+    finite = math.isfinite(loss)
+    if not finite and not math.isfinite(first) and course.odd < _SKIPS:
+        course.odd += 1
+        course.passed += 1
+    elif finite and after < before:
+        course.skipped += 1
+        if course.skipped > _SKIPS or after < 1:
+            course.zone = verdict.UNSAFE
+    else:
+        course.odd = course.skipped = 0
+        course.losses.append(loss)
+        course.initial.append(first)
+        course.predicted.append(list(counts))
+
+
 def shares(counts: list[list[float]]) -> tuple[float, ...]:
     """The shares of the classes in some steps' samples."""
     sums = [sum(column) for column in zip(*counts)]
     whole = sum(sums)
     return tuple(each / whole for each in sums) if whole else ()
-
-
-@contextlib.contextmanager
-def _counted(optimizer: Any) -> Any:
-    """Counts the steps that are really taken."""
-    steps = [0]
-
-    def stepped(*_: Any) -> None:
-        steps[0] += 1
-
-    handle = optimizer.register_step_post_hook(stepped)
-    try:
-        yield steps
-    finally:
-        handle.remove()

@@ -86,7 +86,7 @@ def tripped(losses: Sequence[float], initial: Sequence[float]) -> int | None:
             return step
         mean = loss if step == 1 else _MEMORY * mean + (1 - _MEMORY) * loss
         first = before if step == 1 else first + (before - first) / step
-        if mean > _LEAP * best and mean > first:
+        if mean > _LEAP * best > 0 and mean > first:
             return step
         best = min(best, mean)
     return None
