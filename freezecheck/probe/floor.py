@@ -15,7 +15,11 @@ def floor(before: Any, after: Any, scores: Any, labels: Any) -> Floor | None:
     """`before` and `after` are features [samples, features], `scores` the model's own afterwards
     [samples, classes]. Each head is fitted on two thirds of the samples and judged on the rest;
     None for fewer samples than that needs."""
-    if before is None or after is None or 2 * len(labels) < 3 * _LEAST:
+    if before is None or after is None:
+        return None
+    kept = (labels >= 0) & (labels < scores.shape[1])  # the others are to be ignored
+    before, after, scores, labels = (each[kept] for each in (before, after, scores, labels))
+    if 2 * len(labels) < 3 * _LEAST:
         return None
     fit = 2 * len(labels) // 3
     rest = labels[fit:]

@@ -15,10 +15,12 @@ from freezecheck.probe.batches import HELD, size
 from freezecheck.probe.floor import floor
 from freezecheck.probe.initial import Initial
 from freezecheck.probe.looks import Seen, head, seen, settled
+from freezecheck.probe.plainly import compiled, plainly
 from freezecheck.probe.report import ProbeReport
 from freezecheck.probe.saved import Saved
-from freezecheck.probe.setup import Setup
+from freezecheck.probe.setup import NoLoss, Setup
 from freezecheck.probe.steps import RAMP, Course, shares, warm_up
+from freezecheck.snapshot import count
 from freezecheck.trace import COLLAPSED, EXPLODED, NOT_FINITE, WINDOW, Pool, Trace, highest
 from freezecheck.warmup import CLASSES, INCONCLUSIVE, SAFE, UNKNOWN, UNSAFE, Shares, Warmup
 
@@ -29,25 +31,30 @@ _SHOWN = 8  # classes, beside all others
 
 def judged(setup: Setup, saved: Saved, site: Site | None, remarks: tuple[str, ...]) -> ProbeReport:
     """Probe; what `saved` holds is for the caller to put back."""
-    trace = replace(_trace(*_probed(setup, saved)), site=site)
+    with plainly():
+        warmup, pools, course = _probed(setup, saved)
+    trace = replace(_trace(warmup, pools), site=site)
     found = check(catalogue.load(), traces=[trace])
-    return ProbeReport(tuple(found), trace, (*remarks, *_remarks(setup, trace)))
+    return ProbeReport(tuple(found), trace, (*remarks, *_remarks(setup, warmup, course)))
 
 
-def _probed(setup: Setup, saved: Saved) -> tuple[Warmup, list[Pool]]:
+def _probed(setup: Setup, saved: Saved) -> tuple[Warmup, list[Pool], Course]:
     """The warm-up, and what was seen before and after it."""
     held = setup.batches.held()
-    top = head(setup, held[0])
-    start = seen(setup, held, top, training=False)
+    try:
+        top, judges = head(setup, held[0]), True
+    except NoLoss:  # in eval mode detectors return boxes instead
+        top, judges = None, False
+    start = seen(setup, held, top, training=False) if judges else Seen()
     kind = _task(start)
     level = task.level(kind, _asked(setup, kind, start), start.pairs)
     classes = start.outputs[0].shape[1] if kind == CLASSES else 0
     course = Course(Initial(setup.model, saved), classes)
     warm_up(setup, level, 1.0, course)
     layers = drift.layers(setup.model, course.initial_weights)
-    after = seen(setup, held, top, training=False)
+    after = seen(setup, held, top, training=False) if judges else Seen()
     train = seen(setup, held, top, training=True)
-    rested = settled(setup, held)
+    rested = settled(setup, held) if judges else Seen()
     taken = len(course.losses)
     pools = [s.pool(kind, taken) for s in (start, train, after)]
     outcome = _outcome(course, pools)
@@ -75,7 +82,7 @@ def _probed(setup: Setup, saved: Saved) -> tuple[Warmup, list[Pool]]:
         floor(start.features, after.features, *after.classes()) if known else None,
         _shares(course, start.classes()[1]) if known else None,
     )
-    return warmup, [pool for pool in pools[1:] if pool is not None]
+    return warmup, [pool for pool in pools[1:] if pool is not None], course
 
 
 def _shares(course: Course, labels: Any) -> Shares:
@@ -83,7 +90,7 @@ def _shares(course: Course, labels: Any) -> Shares:
     classes = course.classes
     kept = labels[(labels >= 0) & (labels < classes)]
     truth = values.torch().bincount(kept, minlength=classes).tolist()
-    known = shares([truth])
+    known = shares([truth]) or (0.0,) * classes
     predicted = [shares([counts]) or (0.0,) * classes for counts in course.predicted]
     weight = [max(column) for column in zip(known, *predicted)]
     first = sorted(sorted(range(classes), key=lambda c: -weight[c])[:_SHOWN])
@@ -102,11 +109,13 @@ def _asked(setup: Setup, kind: str, start: Seen) -> Callable[[Any, Any], Any] | 
     """The loss that outputs made up are judged by: the user's, or cross-entropy where the model's own
     loss is that."""
     criterion = setup.criterion()
-    if criterion is not None or kind != CLASSES:
+    if criterion is not None or not start.outputs:
         return criterion
-    entropy: Callable[[Any, Any], Any] = values.torch().nn.functional.cross_entropy
-    same = abs(float(entropy(start.outputs[0].float(), start.targets[0])) - start.losses[0])
-    return entropy if same < 1e-2 * abs(start.losses[0]) else None
+    for entropy in task.entropies(kind):
+        apart = float(entropy(start.outputs[0].float(), start.targets[0])) - start.losses[0]
+        if abs(apart) < 1e-2 * abs(start.losses[0]):
+            return entropy
+    return None
 
 
 def _outcome(course: Course, pools: list[Pool | None]) -> str:
@@ -159,10 +168,17 @@ def _trace(warmup: Warmup, pools: list[Pool]) -> Trace:
     )
 
 
-def _remarks(setup: Setup, trace: Trace) -> Iterator[str]:
+def _remarks(setup: Setup, warmup: Warmup, course: Course) -> Iterator[str]:
     """What was not judged, and why."""
-    warmup = trace.warmup
-    assert warmup is not None
+    if course.passed:
+        yield (
+            f"passed over: {count(course.passed, 'batch')} whose loss is not finite with"
+            " the initial weights either"
+        )
+    if warmup.start is None:
+        yield "in eval mode the model gives no loss: only its losses in training were judged"
+    if any(map(compiled, setup.model.modules())):
+        yield "the model is compiled, and was probed as if it were not"
     if not setup.model.training:
         yield "the model is in eval mode and was probed so; call train() first if the run does"
     if warmup.task != CLASSES:

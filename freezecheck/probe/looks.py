@@ -4,6 +4,7 @@ head."""
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,24 +21,30 @@ _CHUNK = 64  # samples whose scores are ranked together
 
 @dataclass(slots=True)
 class Seen:
-    """All on the host. `outputs` and `targets` by batch, `features` [samples, features] or None."""
+    """All on the host. `outputs` and `targets` by batch, `features` [samples, features] or None. Of
+    outputs that are more than a row for each sample only the first are kept: those of words are large.
+    """
 
     losses: list[float] = field(default_factory=list)
     outputs: list[Any] = field(default_factory=list)
     targets: list[Any] = field(default_factory=list)
     features: Any = None
 
-    def look(self, kind: str) -> Look:
-        """The numbers."""
-        loss = sum(self.losses) / len(self.losses)
-        if kind != CLASSES:
+    def look(self, kind: str) -> Look | None:
+        """The numbers, None where there are no losses. Batches without labels are passed over."""
+        if not self.losses:
+            return None
+        known = [loss for loss in self.losses if not math.isnan(loss)]
+        loss = sum(known) / len(known) if known else math.nan
+        if kind != CLASSES or not self.complete:
             return Look(loss)
         scores, labels = self.classes()
-        return Look(loss, float((scores.argmax(1) == labels).double().mean()))
+        right = (scores.argmax(1) == labels)[(labels >= 0) & (labels < scores.shape[1])]
+        return Look(loss, float(right.double().mean()) if len(right) else None)
 
     def pool(self, kind: str, step: int) -> Pool | None:
         """The scores and labels of a classification as samples for the rank test."""
-        if kind != CLASSES:
+        if kind != CLASSES or not self.complete:
             return None
         scores, labels = self.classes()
         chunks = zip(scores.split(_CHUNK), labels.split(_CHUNK))
@@ -46,7 +53,7 @@ class Seen:
     @property
     def complete(self) -> bool:
         """Every batch gave outputs."""
-        return len(self.outputs) == len(self.losses)
+        return 0 < len(self.outputs) == len(self.losses)
 
     @property
     def pairs(self) -> list[tuple[Any, Any]]:
@@ -74,7 +81,7 @@ def seen(setup: Setup, held: list[Any], head: Any, *, training: bool) -> Seen:
             for batch in held:
                 loss, outputs, targets = setup.run(to(batch, setup.device))
                 found.losses.append(float(loss))
-                if outputs is not None:
+                if outputs is not None and (outputs.dim() <= 2 or not found.outputs):
                     found.outputs.append(outputs.detach().cpu())
                     found.targets.append(_host(targets))
     finally:

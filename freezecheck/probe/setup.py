@@ -13,6 +13,10 @@ from freezecheck.probe.batches import Batches, parted
 from freezecheck.warmup import Progress
 
 
+class NoLoss(ValueError):
+    """A model that is to return its own loss returned none."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Setup:
     """What is trained, and at which rates; how a batch goes through is said by what is derived."""
@@ -54,6 +58,7 @@ class Given(Setup):
 
     loss: Callable[..., Any] | None
     forward: Callable[[Any, Any], Any] | None
+    whole: bool = False  # the loss is given more than the scores: a tuple of several outputs
 
     def run(self, batch: Any) -> tuple[Any, Any, Any]:
         args, keywords, targets = parted(batch, self.loss)
@@ -63,19 +68,20 @@ class Given(Setup):
             else:
                 out = self.model(*args, **keywords)
             scores = part(out, "logits")
+            self.whole = isinstance(out, tuple)
             if self.loss is None:
                 value = _own_loss(out)
             elif targets is None:
                 value = self.loss(out)
             else:
-                value = self.loss(out if scores is None else scores, targets)
+                value = self.loss(out if self.whole or scores is None else scores, targets)
         torch = values.torch()
         if not isinstance(value, torch.Tensor) or value.numel() != 1:
             raise TypeError("the loss must be one number: a tensor with one element")
         return value.reshape(()), scores if isinstance(scores, torch.Tensor) else None, targets
 
     def criterion(self) -> Callable[[Any, Any], Any] | None:
-        return self.loss
+        return None if self.whole else self.loss
 
     def _autocast(self) -> Any:
         """Half precision where a scaler asks for it and the caller has not switched it on."""
@@ -94,7 +100,7 @@ def _own_loss(out: Any) -> Any:
         return loss
     if isinstance(out, Mapping) and out and all(_is_number(v) for v in out.values()):
         return sum(out.values())
-    raise ValueError("the model returns no loss: give `loss`, or `forward` that returns one")
+    raise NoLoss("the model returns no loss: give `loss`, or `forward` that returns one")
 
 
 def part(out: Any, name: str) -> Any:
@@ -105,9 +111,7 @@ def part(out: Any, name: str) -> Any:
         return out.get(name)
     if hasattr(out, name):
         return getattr(out, name)
-    if isinstance(out, tuple) and out and name == "loss":
-        return out[0]
-    return None
+    return out[0] if isinstance(out, tuple) and out else None
 
 
 def _is_number(value: Any) -> bool:

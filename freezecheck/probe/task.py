@@ -4,7 +4,7 @@ its outputs and targets; and what outputs that say nothing would cost."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from freezecheck.live import values
@@ -16,7 +16,7 @@ def task(logits: Any, targets: Any) -> str:
     tensor = values.torch().Tensor
     if not isinstance(logits, tensor) or not isinstance(targets, tensor):
         return UNKNOWN
-    if not logits.is_floating_point() or not logits.dim() or len(logits) != len(targets):
+    if not logits.is_floating_point() or logits.shape[:1] != targets.shape[:1] or not logits.dim():
         return UNKNOWN
     if targets.is_floating_point() or targets.dtype == values.torch().bool:
         return _by_values(logits, targets)
@@ -47,35 +47,69 @@ def labels(targets: Any) -> Any:
     return targets.argmax(1) if targets.dim() == 2 else targets
 
 
+def entropies(kind: str) -> Iterator[Callable[[Any, Any], Any]]:
+    """What models that return their own loss use: cross-entropy, of words also of the next one."""
+    entropy: Callable[[Any, Any], Any] = values.torch().nn.functional.cross_entropy
+    if kind in (CLASSES, PIXELS):
+        yield entropy
+    elif kind == TOKENS:
+        yield lambda out, target: entropy(out.flatten(0, 1), target.flatten())
+        yield lambda out, target: entropy(out[:, :-1].flatten(0, 1), target[:, 1:].flatten())
+
+
 def level(
     kind: str, loss: Callable[[Any, Any], Any] | None, pairs: Sequence[tuple[Any, Any]]
 ) -> float | None:
-    """The mean loss of outputs that are the same for every input and know how frequent each class
-    or label is, or the targets' mean; None where there is no such thing.
+    """The mean loss of outputs that do not know the inputs, only how frequent each class or label
+    is among all others, or the targets' mean; None where there is no such thing.
 
     `pairs` are (outputs, targets) of batches. It is the user's own loss that is asked.
     """
-    if kind not in (CLASSES, LABELS, NUMBERS) or loss is None:
+    if kind == UNKNOWN or loss is None or not pairs:
         return None
-    known = _constant(kind, pairs)
     try:
-        costs = [float(_number(loss(known.expand_as(out).to(out.dtype), t))) for out, t in pairs]
+        with values.torch().no_grad():
+            costs = [
+                float(_number(loss(blind.to(out.dtype), targets)))
+                for (out, targets), blind in zip(pairs, _blind(kind, pairs))
+            ]
     except Exception:  # it wants outputs of another kind, such as probabilities
         return None
-    mean = sum(costs) / len(costs)
-    return mean if math.isfinite(mean) else None
+    known = [cost for cost in costs if math.isfinite(cost)]
+    return sum(known) / len(known) if known else None
 
 
-def _constant(kind: str, pairs: Sequence[tuple[Any, Any]]) -> Any:
+def _blind(kind: str, pairs: Sequence[tuple[Any, Any]]) -> Iterable[Any]:
     torch = values.torch()
-    targets = torch.cat([t for _, t in pairs])
-    if kind == CLASSES:
-        classes = pairs[0][0].shape[1]
-        kept = labels(targets)
-        counts = torch.bincount(kept[(kept >= 0) & (kept < classes)], minlength=classes).double()
-        return ((counts + 1e-3) / (counts + 1e-3).sum()).log()
-    mean = targets.double().mean(0)
-    return mean if kind == NUMBERS else torch.logit(mean, eps=1e-4)
+    if kind == CLASSES or (kind in (PIXELS, TOKENS) and not pairs[0][1].is_floating_point()):
+        return _frequencies(kind, pairs)
+    targets = torch.cat([t for _, t in pairs]).double()
+    if kind == PIXELS:
+        mean = targets.mean((0, *range(2, targets.dim())), keepdim=True)[0]
+    else:
+        mean = targets.mean(0)
+    guess = mean if kind == NUMBERS else torch.logit(mean, eps=1e-4)
+    return (guess.expand_as(out) for out, _ in pairs)
+
+
+def _frequencies(kind: str, pairs: Sequence[tuple[Any, Any]]) -> Iterator[Any]:
+    """Logarithms of the classes' shares among all labels but the sample's own, each counted once more
+    (Laplace's rule): of a thousand classes few samples know little, and must not seem to know more."""
+    torch = values.torch()
+    axis = 2 if kind == TOKENS else 1
+    classes = pairs[0][0].shape[axis]
+    known = [labels(target) if kind == CLASSES else target for _, target in pairs]
+    every = torch.cat([each.flatten() for each in known])
+    every = every[(every >= 0) & (every < classes)]
+    counts = torch.bincount(every, minlength=classes).double()
+    whole = max(len(every) - 1, 0) + classes
+    shape = [1] * pairs[0][0].dim()
+    shape[axis] = classes
+    for (out, _), own in zip(pairs, known):
+        blind = ((counts + 1) / whole).log().float().view(shape).expand_as(out).clone()
+        inside = own.clamp(0, classes - 1)
+        left = (counts[inside].clamp_min(1) / whole).log().float()
+        yield blind.scatter_(axis, inside.unsqueeze(axis), left.unsqueeze(axis))
 
 
 def _number(loss: Any) -> Any:

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import freezecheck
 from freezecheck.plain import decode, encode
 from freezecheck.probe.api import probe
+from freezecheck.probe.task import level
 from freezecheck.trace import Trace
 from freezecheck.warmup import CLASSES, LABELS, NEAR, NUMBERS, PIXELS, SAFE, TOKENS, UNSAFE
 
@@ -208,11 +209,27 @@ def test_other_tasks_are_told_apart_and_collapse_is_said_not_to_be_judged(task: 
     model = copy.deepcopy(model)
     inputs = torch.randn(320, *SHAPES[task])
     batches = list(zip(inputs.split(32), label(inputs).split(32)))
-    report = probe(model, torch.optim.AdamW(model.parameters(), lr=0.02), batches, loss)
+    report = probe(model, torch.optim.AdamW(model.parameters(), lr=0.05), batches, loss)
+    assert report.warmup.level is not None
     assert report.warmup.task == task
     assert report.zone == SAFE
     assert not report.findings
     assert any("collapse" in each and task in each for each in report.left_out)
+
+
+def test_a_level_of_many_classes_is_not_thought_lower_than_it_is():
+    """What 256 labels of a thousand classes tell is little."""
+    torch.manual_seed(0)
+    for classes, near in ((1000, 0.15), (4, 0.02)):
+        pairs = [(torch.zeros(32, classes), torch.randint(classes, (32,))) for _ in range(8)]
+        assert level(CLASSES, F.cross_entropy, pairs) == pytest.approx(math.log(classes), abs=near)
+    pixels = [(torch.zeros(4, 3, 8, 8), torch.tensor([0, 1, 1, 1]).repeat(4, 8, 2))]
+    assert level(PIXELS, F.cross_entropy, pixels) == pytest.approx(0.5623, abs=0.01)
+    mask = pixels[0][1].unsqueeze(1).float()
+    binary = F.binary_cross_entropy_with_logits
+    assert level(PIXELS, binary, [(torch.zeros(4, 1, 8, 8), mask)]) == pytest.approx(
+        0.5623, abs=1e-3
+    )
 
 
 class OwnLoss(nn.Module):
@@ -297,6 +314,86 @@ def test_gradients_that_are_never_finite():
     )
     assert report.zone == UNSAFE
     assert report.codes() == ["FC601"]
+
+
+def test_a_scale_that_falls_below_one_is_an_alarm_at_once():
+    """Long before sixteen steps have been skipped."""
+    torch.manual_seed(0)
+    model = mlp()
+    hook = model[3].weight.register_hook(lambda grad: grad * math.inf)
+    scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    steps: list[int] = []
+    handle = optimizer.register_step_pre_hook(lambda *_: steps.append(1))
+    report = probe(model, optimizer, blobs(), F.cross_entropy, scaler=scaler)
+    handle.remove()
+    hook.remove()
+    assert report.codes() == ["FC601"]
+    assert not steps
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_fused_optimizer_hides_that_a_step_was_skipped(fused: bool):
+    """It is called all the same. The gradients of every second step overflow."""
+    torch.manual_seed(0)
+    model = mlp()
+    calls: list[int] = []
+
+    def overflow(grad: Any) -> Any:
+        calls.append(1)
+        return grad * math.inf if len(calls) % 2 else grad
+
+    hook = model[3].weight.register_hook(overflow)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**30)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, fused=fused)
+    report = probe(model, optimizer, blobs(), F.cross_entropy, scaler=scaler)
+    hook.remove()
+    assert report.zone == SAFE, str(report)
+    assert len(report.warmup.losses) == 30
+    assert len(calls) == 60
+
+
+def test_a_scaled_loss_that_is_not_finite_is_not_only_a_skipped_step():
+    torch.manual_seed(0)
+    model = mlp()
+    count = [0]
+
+    def loss(out: Any, target: Any) -> Any:
+        count[0] += torch.is_grad_enabled()
+        return F.cross_entropy(out, target) * (
+            math.inf if count[0] > 3 and out.requires_grad else 1
+        )
+
+    scaler = torch.amp.GradScaler("cpu")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    report = probe(model, optimizer, blobs(), loss, scaler=scaler)
+    assert report.codes() == ["FC601"]
+    assert "step 4" in report.findings[0].message
+
+
+def test_a_batch_without_labels_is_not_the_rates_doing():
+    torch.manual_seed(0)
+    model, batches = mlp(), blobs()
+    batches[3][1].fill_(-100)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    report = probe(model, optimizer, batches, F.cross_entropy)
+    assert report.zone == SAFE, str(report)
+    assert not report.findings
+    assert report.warmup.level == pytest.approx(math.log(4), abs=0.05)
+    assert any("not finite with the initial weights" in each for each in report.left_out)
+    for _, labels in batches:
+        labels.fill_(-100)
+    assert probe(model, optimizer, batches, F.cross_entropy).codes() == ["FC601"]
+
+
+def test_a_loss_below_zero_leaps_nowhere():
+    torch.manual_seed(0)
+    model = mlp(3)
+    inputs = torch.randn(320, 16)
+    batches = [(x, x[:, :3]) for x in inputs.split(32)]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    report = probe(model, optimizer, batches, lambda o, t: -F.cosine_similarity(o, t).mean())
+    assert report.zone == SAFE, str(report)
 
 
 # -- what may go wrong -------------------------------------------------------------------
