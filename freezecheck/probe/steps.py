@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,26 +33,36 @@ class Course:
     skipped: int = 0  # steps, by the gradient scaler, in a row at the end
     odd: int = 0  # batches whose loss the initial weights do not know either, in a row at the end
     passed: int = 0  # such batches in all
-    at: int = 0  # the step at which it is, from 1
+    batches: int = 0  # that were gone through
+
+
+Rates = Callable[[int], list[float]]  # of the groups, at a step, counted from 1
 
 
 def warm_up(setup: Setup, level: float | None, factor: float, course: Course) -> None:
     """Train at `factor` times the peaks until the zone is known; `course` is filled on the way."""
-    batch = 0
+
+    def rates(number: int) -> list[float]:
+        share = factor * min(1.0, number / RAMP)
+        return [share * peak for peak in setup.peaks]
+
     while not course.zone:
-        pending: list[Any] = []
-        taken = len(course.losses)
-        for number in range(taken + 1, _until(setup, taken) + 1):
-            course.at = number
-            share = factor * min(1.0, number / RAMP)
-            rated(setup.optimizer, [share * peak for peak in setup.peaks])
-            before = _scale(setup)
-            told = step(setup, course.initial_weights, setup.batch(batch), course.classes)
-            scales = values.torch().stack((before, _scale(setup)))
-            pending.append(values.torch().cat((scales, told)))
-            batch += 1
-        _read(setup, course, pending)
+        advance(setup, course, rates, _until(setup, len(course.losses)))
         course.zone = course.zone or _zone(setup, course, level)
+
+
+def advance(setup: Setup, course: Course, rates: Rates, until: int) -> None:
+    """Train up to the step of that number, or less far where steps turn out to be none."""
+    pending: list[Any] = []
+    for number in range(len(course.losses) + 1, until + 1):
+        rated(setup.optimizer, rates(number))
+        before = _scale(setup)
+        batch = setup.batch(course.batches)
+        told = step(setup, course.initial_weights, batch, course.classes)
+        scales = values.torch().stack((before, _scale(setup)))
+        pending.append(values.torch().cat((scales, told)))
+        course.batches += 1
+    _read(setup, course, pending)
 
 
 def _until(setup: Setup, taken: int) -> int:

@@ -72,6 +72,12 @@ def _low(losses: Sequence[float], initial: Sequence[float], level: float | None)
     return mean < (first if level is None else min(first, level))
 
 
+def high(losses: Sequence[float], initial: Sequence[float], level: float | None) -> bool:
+    """The last ten losses are above both in the mean."""
+    mean, first = fmean(losses[-LAST:]), fmean(initial[-LAST:])
+    return mean > (first if level is None else max(first, level))
+
+
 def _sides(numbers: Sequence[float]) -> tuple[bool, bool]:
     """Whether the mean is surely below 0, and surely above."""
     mean, error = fmean(numbers), stdev(numbers) / math.sqrt(len(numbers))
