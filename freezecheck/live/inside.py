@@ -47,6 +47,8 @@ def _forwards(recorder: Recorder, patches: Patches, torch: Any) -> None:
     in_backward = getattr(torch._C, "_current_graph_task_id", lambda: -1)
 
     def seen(instance: Any, args: tuple[Any, ...]) -> None:
+        if recorder.resting:
+            return
         if torch.is_grad_enabled():
             recorder.modes[id(instance)] = instance.training
             if args and traits(type(instance)).norm == "batch":
@@ -69,7 +71,8 @@ def _losses(recorder: Recorder, patches: Patches, torch: Any) -> None:
     def listen(name: str) -> None:
         def called(original: Any, *args: Any, **kwargs: Any) -> Any:
             scores = args[0] if args else kwargs.get("input")
-            if name in waiting and isinstance(scores, torch.Tensor) and scores.requires_grad:
+            known = name not in waiting or recorder.resting
+            if not known and isinstance(scores, torch.Tensor) and scores.requires_grad:
                 del waiting[name]
                 recorder.note(LOSS, value=name, **_looks(scores, torch))
             return original(*args, **kwargs)

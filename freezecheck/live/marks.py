@@ -55,6 +55,7 @@ class Marks:
         self._guards = guards.Guards()
         self._asked: set[Any] = set()
         self._local = threading.local()
+        self.resting = False  # what happens now is a probe's doing
         self._ready = False  # enough has been heard
 
     def note(
@@ -76,7 +77,7 @@ class Marks:
     def _add(self, mark: Mark, subject: int = 0) -> Mark:
         """Keep a mark. Of those that are heard at step after step of a phase, the first few
         and the latest are kept, so that the record does not grow with the run."""
-        if self._ready:
+        if self._ready or self.resting:
             return mark
         event = mark.event
         value = None if event.kind == STEP else event.value

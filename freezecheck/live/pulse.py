@@ -89,7 +89,7 @@ class Pulse:
 
     def _safely(self, function: Callable[[Any], Any], argument: Any) -> Any:
         """Our own mistakes are not the run's."""
-        if self._dead:
+        if self._dead or self._recorder.resting:
             return None
         try:
             return function(argument)

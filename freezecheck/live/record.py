@@ -8,9 +8,10 @@ would be without us; they get their names when the record is read (`naming`).
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from freezecheck.live import roots
@@ -30,6 +31,9 @@ from freezecheck.trace import Trace
 
 _PHASES = 40  # captured at most: a setup that goes on changing is told by then
 _SKIPS = 16  # steps that a gradient scaler may skip, one after the other, to find its scale
+
+
+_installed: weakref.WeakSet[Recorder] = weakref.WeakSet()
 
 
 class Recorder(Marks):
@@ -98,11 +102,13 @@ class Recorder(Marks):
         if self._models is None:
             self._ignored = {id(module) for module in roots.live_roots()}
         hooks.install(self, self._patches, light=light)
+        _installed.add(self)
 
     def uninstall(self) -> None:
         """Take every hook and patch out again."""
         self._ready = True  # what is still called, under somebody's later patches, says nothing
         self._patches.undo()
+        _installed.discard(self)
 
     # -- what the hooks say ---------------------------------------------------
 
@@ -130,6 +136,8 @@ class Recorder(Marks):
 
     def backward(self) -> None:
         """A backward is done; the first one is noted, all are counted."""
+        if self.resting:
+            return
         self._backwards += 1
         if self._backwards == 1:
             self.note(BACKWARD)
@@ -147,7 +155,7 @@ class Recorder(Marks):
         """Global pre-hook of every optimizer's step. `args` begin with the optimizer."""
         depth = self._depth.get(id(optimizer), 0)
         self._depth[id(optimizer)] = depth + 1
-        if depth or self._ready or self._strange(optimizer):
+        if depth or self._ready or self.resting or self._strange(optimizer):
             return
         self._count(optimizer)
         if any(callable(a) for a in (*args[1:], *kwargs.values())):
@@ -159,7 +167,7 @@ class Recorder(Marks):
         """Global post-hook; a subclass that calls `super().step()` is counted once."""
         depth = self._depth.get(id(optimizer), 1) - 1
         self._depth[id(optimizer)] = depth
-        if depth or self._ready or id(optimizer) in self._strangers:
+        if depth or self._ready or self.resting or id(optimizer) in self._strangers:
             return
         if id(optimizer) in self._closures:
             self._at(optimizer)
@@ -235,7 +243,7 @@ class Recorder(Marks):
     def scaled(self, optimizer: Any) -> None:
         """A gradient scaler was asked for a step. It skips some while it looks for its
         scale; one that never stops skipping must not be waited for."""
-        if self._ready or id(optimizer) in self._taken:
+        if self._ready or self.resting or id(optimizer) in self._taken:
             return
         self._skipped[id(optimizer)] = self._skipped.get(id(optimizer), 0) + 1
         if self._skipped[id(optimizer)] >= _SKIPS:
@@ -313,6 +321,19 @@ class Recorder(Marks):
         for phase, cut in zip(self.phases, self._cuts):
             phase.events = bisect_left(kept, cut)
         return past
+
+
+@contextlib.contextmanager
+def unheard() -> Iterator[None]:
+    """Within the block no recorder hears anything: what a probe does is not the run's."""
+    hearing = [recorder for recorder in _installed if not recorder.resting]
+    for recorder in hearing:
+        recorder.resting = True
+    try:
+        yield
+    finally:
+        for recorder in hearing:
+            recorder.resting = False
 
 
 def alive(references: list[Any]) -> list[Any]:
