@@ -60,7 +60,7 @@ def probe(
     """
     if not 10 <= steps <= max_steps:
         raise ValueError(f"steps must be 10 or more and no more than max_steps, not {steps}")
-    _check(model, optimizer)
+    _check(model, optimizer, scaler)
     site = frames.site(2)
     rates, remarks = peaks(model, optimizer, scheduler)
     place = values.torch().device(device) if device is not None else _device(model)
@@ -79,7 +79,9 @@ def probe(
     modules = [m for m in (model, loss) if isinstance(m, values.torch().nn.Module)]
     with (
         exhaustion_told(setup),
-        restored(modules, optimizer, scheduler, scaler, generators_of(batches)) as saved,
+        restored(
+            modules, optimizer, scheduler, scaler, generators_of(batches), offload=None
+        ) as saved,
     ):
         report = judged(setup, saved, site, (_PLAIN, *remarks))
     for listener in listeners:
@@ -87,12 +89,18 @@ def probe(
     return report
 
 
-def _check(model: Any, optimizer: Any) -> None:
+def _check(model: Any, optimizer: Any, scaler: Any) -> None:
     """One line on what cannot be probed."""
     if not isinstance(optimizer, values.torch().optim.Optimizer):
         raise TypeError(f"probe needs one torch.optim.Optimizer, not {type(optimizer).__name__}")
     if not isinstance(model, values.torch().nn.Module):
         raise TypeError(f"probe needs one torch.nn.Module, not {type(model).__name__}")
+    if any(map(values.torch().nn.parameter.is_lazy, model.parameters())):
+        raise ValueError("the model has lazy parameters: let a batch through it first")
+    if scaler is not None and isinstance(optimizer, values.torch().optim.LBFGS):
+        raise ValueError(
+            "LBFGS takes no gradient scaler: it asks for the loss several times a step"
+        )
     if any(type(p).__name__ == "DTensor" or p.is_meta for p in model.parameters()):
         raise ValueError("sharded parameters, and parameters without values, cannot be probed")
 

@@ -6,9 +6,12 @@ copied once, and NaNs, quantised and complex values come back as the same bits.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from freezecheck.live import values
+
+_AMPLE = 0.25  # of the free memory: gradients, moments and activations may be yet to come
 
 
 class Bits:
@@ -29,10 +32,27 @@ class Bits:
             here = self._storages.setdefault(storage._cdata, _Storage(storage))
             here.spans.append((first, end))
 
-    def copy(self, offload: bool) -> int:
-        """Copy what was added: beside the original, or to (pinned) memory of the CPU. Returns the
-        number of bytes. Raises torch's out-of-memory error if there is no room."""
-        return sum(storage.copy(offload) for storage in self._storages.values())
+    def copy(self, offload: bool | None) -> int:
+        """Copy what was added: beside the original, or to (pinned) memory of the CPU; None: there
+        where there is no ample room on a GPU. Returns the number of bytes. Raises torch's
+        out-of-memory error if there is no room."""
+        storages = self._storages.values()
+        if offload is not None:
+            return sum(storage.copy(offload) for storage in storages)
+        try:
+            return self.copy(self._crowded())
+        except values.torch().cuda.OutOfMemoryError:  # by others' doing, or in pieces
+            for storage in storages:
+                storage.copies.clear()
+            return self.copy(True)
+
+    def _crowded(self) -> bool:
+        """Copies would take so much of some GPU that the steps may lack it."""
+        needs: dict[Any, int] = {}
+        for storage in self._storages.values():
+            device = storage.storage.device
+            needs[device] = needs.get(device, 0) + storage.needed
+        return any(need > _AMPLE * _free(device) for device, need in needs.items())
 
     def write(self) -> None:
         """Make all memory what it was."""
@@ -53,6 +73,15 @@ class Bits:
         raise KeyError(tensor)
 
 
+def _free(device: Any) -> float:
+    """Bytes that can be had on a device, those included that torch keeps for later."""
+    if device.type != "cuda":
+        return math.inf
+    cuda = values.torch().cuda
+    kept = cuda.memory_reserved(device) - cuda.memory_allocated(device)
+    return float(cuda.mem_get_info(device)[0] + kept)
+
+
 class _Storage:
     """The copied stretches of one piece of memory."""
 
@@ -62,9 +91,14 @@ class _Storage:
         self.spans: list[tuple[int, int]] = []
         self.copies: list[Any] = []
 
-    def copy(self, offload: bool) -> int:
-        torch = values.torch()
+    @property
+    def needed(self) -> int:
+        """To be copied."""
         self.spans = _joined(self.spans)
+        return sum(end - start for start, end in self.spans)
+
+    def copy(self, offload: bool) -> int:
+        torch, size = values.torch(), self.needed
         for span in self.spans:
             here = self._bytes(span)
             if offload and here.device.type != "cpu":
@@ -73,7 +107,7 @@ class _Storage:
                 self.copies.append(copy.copy_(here))
             else:
                 self.copies.append(here.clone())
-        return sum(end - start for start, end in self.spans)
+        return size
 
     def write(self) -> None:
         torch = values.torch()

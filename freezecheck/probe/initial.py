@@ -14,8 +14,8 @@ class Initial:
     """Copies of the buffers, which such passes write to, and the parameters as they were saved."""
 
     def __init__(self, model: Any, saved: Saved) -> None:
-        self._pairs = [(p, saved.original(p)) for p in model.parameters()]
-        self.buffers = {b: saved.original(b).clone() for b in model.buffers()}
+        self._pairs = [(p, saved.original(p).to(p.device)) for p in model.parameters()]
+        self.buffers = {b: saved.original(b).to(b.device, copy=True) for b in model.buffers()}
         self._pairs += self.buffers.items()
 
     @contextlib.contextmanager

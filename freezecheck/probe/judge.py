@@ -10,6 +10,7 @@ from freezecheck import catalogue
 from freezecheck.check import check
 from freezecheck.finding import Site
 from freezecheck.live import values
+from freezecheck.live.record import unheard
 from freezecheck.probe import drift, task, verdict
 from freezecheck.probe.batches import HELD, size
 from freezecheck.probe.floor import floor
@@ -31,7 +32,7 @@ _SHOWN = 8  # classes, beside all others
 
 def judged(setup: Setup, saved: Saved, site: Site | None, remarks: tuple[str, ...]) -> ProbeReport:
     """Probe; what `saved` holds is for the caller to put back."""
-    with plainly():
+    with unheard(), plainly():
         warmup, pools, course = _probed(setup, saved)
     trace = replace(_trace(warmup, pools), site=site)
     found = check(catalogue.load(), traces=[trace])

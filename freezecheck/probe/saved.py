@@ -29,7 +29,8 @@ class Saved:
 
     Each argument is one object or a list of them. `generators` are of torch, Python or NumPy; those
     of a loader are `generators_of(loader)`. The copies lie beside the originals, on the same
-    device, or with `offload` in memory of the CPU (pinned, for a GPU's sake). Raises torch's
+    device, or with `offload` in memory of the CPU (pinned, for a GPU's sake); None: where room is
+    scarce. Raises torch's
     out-of-memory error if there is no room for them (nothing has been changed then), and TypeError
     for what has no state.
     """
@@ -42,7 +43,7 @@ class Saved:
         scalers: Any = (),
         generators: Any = (),
         *,
-        offload: bool = False,
+        offload: bool | None = False,
     ) -> None:
         roots = [
             item

@@ -442,6 +442,17 @@ def wrong_calls() -> Iterator[tuple[Callable[[Any, Any], Any], str]]:
     yield lambda m, o: probe(m, o, [x for x, _ in blobs()]), "returns no loss"
     yield lambda m, o: probe(m, o, blobs(), lambda out, target: out), "one number"
     yield lambda m, o: probe(m, o, blobs(), lambda out, t: out.detach().mean()), "no trainable"
+    yield lambda m, o: probe(nn.LazyLinear(4), o, blobs(), F.cross_entropy), "lazy parameters"
+    yield (
+        lambda m, o: probe(
+            m,
+            torch.optim.LBFGS(m.parameters()),
+            blobs(),
+            F.cross_entropy,
+            scaler=torch.amp.GradScaler("cpu"),
+        ),
+        "no gradient scaler",
+    )
 
 
 @pytest.mark.parametrize(
