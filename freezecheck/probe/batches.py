@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from freezecheck.live.batch import TARGETS, tensors
+from freezecheck.live.program import Taped
 
 HELD = 256  # samples that are looked at before and after
 _MOST = 64  # batches that are kept for that
@@ -53,6 +54,8 @@ def _begun_late(given: Iterable[Any]) -> Iterator[Any]:
 
 def size(batch: Any) -> int:
     """Samples of a batch: the first dimension of its first tensor; 0 where it has none."""
+    if isinstance(batch, Taped):
+        return batch.samples
     return next((len(t) for t in tensors(batch) if t.dim()), 0)
 
 
