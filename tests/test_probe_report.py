@@ -5,6 +5,14 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from html import escape, unescape
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -14,9 +22,11 @@ from torch import nn
 import freezecheck
 from freezecheck.finding import Finding, Fix, Severity, Site
 from freezecheck.plain import encode
+from freezecheck.probe.panels import panels
 from freezecheck.probe.report import ProbeReport
+from freezecheck.report import html
 from freezecheck.report import probe as text
-from freezecheck.report.line import plain
+from freezecheck.report.line import clean, plain
 from freezecheck.report.spark import bars, sparkline
 from freezecheck.report.streams import Stream
 from freezecheck.report.terminal import warmup_display
@@ -257,6 +267,232 @@ def test_a_display_while_it_goes(monkeypatch):
     printed = terminal.buffer.getvalue().decode()  # type: ignore[attr-defined]
     assert "warm-up, step 3 of 60" in printed or "[half] the rates, step 3 of 30" in printed
     assert max(len(row) for row in printed.replace("\r", "\n").split("\n")) < 120
+
+
+# -- pictures -----------------------------------------------------------------------------------
+
+PANELS = {
+    "exploding": [
+        "Loss by step",
+        "Predicted classes by step",
+        "Drift of BatchNorm statistics",
+        "Rates and critical rates",
+    ],
+    "sparse": ["Loss by step"],
+    "empty": [],
+}
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_panels_without_data_are_left_out(name: str):
+    figure = REPORTS[name]().plot()
+    assert [axes.get_title(loc="left") for axes in figure.axes] == PANELS[name]
+    figure.savefig(io.BytesIO(), format="png", dpi=40)
+
+
+def test_what_is_drawn_is_what_was_measured(real: ProbeReport):
+    losses, classes, batchnorm = real.plot().axes
+    warmup = real.warmup
+    lines = {line.get_label(): list(line.get_ydata()) for line in losses.get_lines()}
+    finite = [loss if math.isfinite(loss) else math.nan for loss in warmup.losses]
+    assert lines["loss"] == pytest.approx(finite, nan_ok=True)
+    assert lines["initial weights"] == pytest.approx(list(warmup.initial))
+    assert lines["without information"][0] == warmup.level
+    assert ("leap" in lines) == (warmup.tripped is not None)
+    assert (losses.get_yscale() == "log") == (max(finite) > 20 * min(finite))
+    assert warmup.shares is not None
+    bars = [patch.get_height() for patch in classes.patches]
+    assert bars == pytest.approx(warmup.shares.labels[:4])
+    (bar,) = batchnorm.patches
+    assert bar.get_x() + bar.get_width() == pytest.approx(warmup.layers[0].drift)
+
+
+def test_critical_rates_are_where_they_are():
+    axes = exploding().plot().axes[-1]
+    placed = {
+        line.get_label(): list(zip(line.get_xdata(), line.get_ydata())) for line in axes.get_lines()
+    }
+    assert placed["configured"] == [(1e-4, 0), (0.02, 1), (0.5, 2)]
+    assert placed["diverges"] == [(0.03, 1), (0.12, 2)]
+    assert placed["no limit up to"] == [(1.0, 0)]
+    assert placed["suggested"] == [(1e-4, 0), (3e-3, 1), (0.012, 2)]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == [of.name for of in CRITICAL]
+
+
+def test_nothing_of_matplotlib_is_changed_and_nothing_of_the_users_counts():
+    """In a process of its own, which needs neither torch nor pyplot."""
+    script = """
+import json, matplotlib, os, sys
+from freezecheck.probe.report import ProbeReport
+matplotlib.rcParams.update({"text.usetex": True, "figure.facecolor": "pink", "backend": "pdf"})
+before = dict(matplotlib.rcParams)
+with open(sys.argv[1]) as file:
+    report = ProbeReport.from_dict(json.load(file))
+with open(os.devnull, "wb") as file:
+    report.plot().savefig(file, format="png")
+report.to_html(os.devnull)
+assert dict(matplotlib.rcParams) == before
+assert not {"matplotlib.pyplot", "torch"} & sys.modules.keys()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(GOLDEN / "exploding.json")],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_many_layers_are_not_all_drawn():
+    layers = tuple(Layer(f"layers.{i}.bn", True, True, float(i)) for i in range(53))
+    warmup = Warmup(CLASSES, 8, 10, (0.1,), (1.0,), (1.0,), None, SAFE, "", layers=layers)
+    axes = made(warmup).plot().axes[-1]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        f"layers.{i}.bn" for i in range(37, 53)
+    ]
+
+
+def test_without_matplotlib_there_is_one_clear_line(monkeypatch, tmp_path: Path):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    for draw in (sparse().plot, lambda: sparse().to_html(tmp_path / "report.html")):
+        with pytest.raises(ImportError, match=r"pip install 'freezecheck\[plot\]'") as caught:
+            draw()
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+# -- the page -----------------------------------------------------------------------------------
+
+
+class Outline(HTMLParser):
+    """Elements with their attributes, and whether each was closed."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.open: list[str] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+EVIL = '<script>alert(1)</script> & "quoted" url(#a) #1f2328 $x_1$ \x1b[31m ü語'
+
+
+def hostile() -> ProbeReport:
+    """What the user named would like to be a program."""
+    report = exploding()
+    layers = (Layer(EVIL, True, True, 3.0),)
+    critical = (replace(CRITICAL[1], name=EVIL),)
+    warmup = replace(report.warmup, layers=layers, critical=critical)
+    finding = Finding(
+        "FC601", "non-finite-loss", Severity.ERROR, EVIL, Site(EVIL, 1), EVIL, fix=Fix(EVIL)
+    )
+    return made(warmup, finding, left_out=(EVIL,))
+
+
+def test_a_page_is_whole_and_needs_nothing_else():
+    for report in (probed(300.0), hostile(), empty()):
+        written = html.page(report, EVIL)
+        outline = Outline(written)
+        assert outline.open == []
+        names = [tag for tag, _ in outline.elements]
+        assert "script" not in names
+        assert names.count("svg") == len([*panels(report.warmup)])
+        ids = [attrs["id"] for _, attrs in outline.elements if "id" in attrs]
+        assert len(ids) == len(set(ids))
+        assert {*references(outline)} <= {*ids}
+        told = (report.zone, EVIL, *report.codes(), *report.left_out)
+        assert all(clean(words) in outline.text for words in told)
+    assert html.page(hostile(), EVIL) == html.page(hostile(), EVIL)  # nothing of the day
+
+
+def references(outline: Outline) -> Iterator[str]:
+    """What the page says is elsewhere in it."""
+    for _, attrs in outline.elements:
+        for name in ("href", "xlink:href", "src"):
+            address = attrs.get(name) or "#"
+            assert address.startswith("#")
+            if len(address) > 1:
+                yield address[1:]
+        for name in ("aria-labelledby", "aria-describedby"):
+            yield from (attrs.get(name) or "").split()
+        for value in attrs.values():
+            yield from re.findall(r"url\(#([^)]*)\)", value or "")
+
+
+def test_pictures_have_the_page_s_colours():
+    written = html.page(exploding(), "title")
+    drawn = written[written.index("<svg") :]
+    used = set(re.findall(r"var\(--(\w+)\)", drawn))
+    assert used >= {"ink", "quiet", "grid", "accent", "good", "warn", "bad"}
+    dark = written[written.index("prefers-color-scheme: dark") :]
+    assert all(f"--{name}: #" in dark for name in used)
+
+
+MEASURE = """
+<iframe srcdoc="%s" style="width: %dpx; height: 900px; border: 0"></iframe>
+<pre id="told"></pre>
+<script>
+onload = () => {
+  const page = document.querySelector("iframe").contentDocument;
+  const root = page.documentElement;
+  const svgs = [...page.querySelectorAll("svg")];
+  const texts = svgs.flatMap(svg => [...svg.querySelectorAll("text")].map(text => {
+    const inner = text.getBoundingClientRect(), outer = svg.getBoundingClientRect();
+    const out = Math.max(outer.left - inner.left, inner.right - outer.right, inner.bottom - outer.bottom);
+    return {height: Math.min(inner.height, inner.width * 3), out, text: text.textContent};
+  }));
+  document.getElementById("told").textContent = JSON.stringify({
+    inner: root.clientWidth, scroll: root.scrollWidth, texts, svgs: svgs.map(s => s.clientWidth),
+  });
+};
+</script>
+"""
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs a headless Chromium")
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", ["exploding", "hostile"])
+def test_nothing_is_cut_off_or_too_small(name: str, width: int, tmp_path: Path):
+    report = {"exploding": exploding, "hostile": hostile}[name]()
+    file = tmp_path / "measured.html"
+    page = html.page(report, "A title_of_one_long_word/" + 30 * "train")
+    file.write_text(MEASURE % (escape(page), width), encoding="utf-8")
+    done = subprocess.run(
+        [str(CHROMIUM), "--headless", "--no-sandbox", "--hide-scrollbars", f"--user-data-dir={tmp_path}",
+         "--window-size=1400,1000", "--dump-dom", file.as_uri()],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    told = re.search(r'<pre id="told">(.+?)</pre>', done.stdout)
+    if told is None:
+        pytest.skip(f"Chromium does not run here: {done.stderr[-300:]}")
+    measured = json.loads(unescape(told[1]))
+    assert measured["inner"] == width
+    assert measured["scroll"] <= width
+    assert len(measured["svgs"]) == 4
+    assert min(measured["svgs"]) > 300
+    assert all(text["height"] >= 11 for text in measured["texts"]), measured["texts"]
+    assert all(text["out"] <= 1 for text in measured["texts"]), measured["texts"]
 
 
 # -- JSON -------------------------------------------------------------------------------------
