@@ -8,7 +8,7 @@ rates, and judged. The process is thrown away afterwards.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from freezecheck import rates
@@ -17,14 +17,18 @@ from freezecheck.finding import Site
 from freezecheck.live import frames, values
 from freezecheck.live.patches import Patches
 from freezecheck.live.plan import Probing
+from freezecheck.live.program import Taped
 from freezecheck.live.record import Recorder, alive
 from freezecheck.live.still import told
 from freezecheck.live.tape import Tape
-from freezecheck.probe import price, replayed
+from freezecheck.probe import faithful, price
+from freezecheck.probe.batches import Batches
 from freezecheck.probe.judge import judged
 from freezecheck.probe.memory import exhaustion_told
+from freezecheck.probe.replayed import Replayed
 from freezecheck.probe.report import ProbeReport
 from freezecheck.probe.saved import Saved
+from freezecheck.snapshot import count
 from freezecheck.warmup import Progress
 
 
@@ -78,24 +82,36 @@ class Scripted:
         self._recorder.uninstall()
         if self._saved is None or not self.steps:
             raise Unfit(self._problem or "no optimizer step could be recorded")
-        if problem := replayed.problem(self.steps):
+        if problem := faithful.problem(self.steps):
             raise Unfit(problem)
-        self._saved.restore()
-        setup = replayed.Replayed.of(
-            self.steps,
-            optimizer=self._optimizer,
-            peaks=self._largest(),
-            steps=self._wanted.steps,
-            max_steps=self._wanted.max_steps,
-            progress=self._progress,
-        )
+        setup = self._setup(self._saved)
         with values.torch().enable_grad(), exhaustion_told(setup):
-            if problem := setup.faithful():
+            self._saved.restore()
+            if problem := faithful.deviates(self.steps[0], self._optimizer, setup.scaler):
                 raise Unfit(problem)
             self._saved.restore()
             if self._wanted.dry:
                 return price.price(setup, self._saved, self._times, self._wanted.groups)
-            return judged(setup, self._saved, self._site, tuple(self._remarks()))
+            return judged(
+                setup, self._saved, self._site, tuple(self._remarks(setup)), self._wanted.groups
+            )
+
+    def _setup(self, saved: Saved) -> Replayed:
+        """The recorded steps as batches."""
+        steps = faithful.alike(self.steps)
+        model = faithful.whole(steps, self._recorder.live())
+        return Replayed(
+            model=model,
+            optimizer=self._optimizer,
+            batches=Batches(steps),
+            scaler=_scaler(steps),
+            device=next((p.device for p in model.parameters()), values.torch().device("cpu")),
+            peaks=self._largest(),
+            falls=self._falls(),
+            steps=self._wanted.steps,
+            max_steps=self._wanted.max_steps,
+            progress=self._progress,
+        )
 
     def _save(self) -> None:
         """Before the first forward pass; where the optimizer is built after it, before its step."""
@@ -147,11 +163,32 @@ class Scripted:
             return self._peaks
         return [max(pair) for pair in zip(self._peaks, rates.tops(now, index))]
 
-    def _remarks(self) -> list[str]:
-        few = len(self.steps)
-        if few >= self._wanted.max_steps:
-            return []
-        return [f"the script took {few} steps only; the warm-up goes through their batches again"]
+    def _falls(self) -> bool:
+        now = self._recorder.snapshot()
+        index = alive(self._recorder.optimizers).index(self._optimizer)
+        return now is not None and rates.falls(now, index)
+
+    def _remarks(self, setup: Replayed) -> Iterator[str]:
+        """What the warm-up is not."""
+        taken, used = len(self.steps), len(faithful.alike(self.steps))
+        if used < taken:
+            yield f"after step {used} the script freezes, unfreezes or sets other modes: probed is what was before"
+        if used < setup.max_steps:
+            yield f"{count(used, 'step')} could be recorded; the warm-up goes through their batches again"
+
+
+def _scaler(steps: Sequence[Taped]) -> Any:
+    """One for a warm-up, with the scale that the script's own has found."""
+    used = next((step.scaler for step in steps if step.scaler is not None), None)
+    if used is None or not used.is_enabled():
+        return None
+    return type(used)(
+        init_scale=used.get_scale(),
+        growth_factor=used.get_growth_factor(),
+        backoff_factor=used.get_backoff_factor(),
+        growth_interval=used.get_growth_interval(),
+        **({"device": used._device} if hasattr(used, "_device") else {}),
+    )
 
 
 def _now(optimizer: Any) -> list[float]:
