@@ -26,6 +26,11 @@ def tops(now: Snapshot, optimizer: int) -> list[float]:
     return rates
 
 
+def falls(now: Snapshot, optimizer: int) -> bool:
+    """Its rates are known to become far lower than they will be at their peak."""
+    return any(scheduler.falls for scheduler in driving(now, optimizer))
+
+
 def _meant(group: Group) -> float:
     """Layer-wise decay by timm: a scale in each group, which timm's scheduler is to apply."""
     scale = group.options.get("lr_scale")

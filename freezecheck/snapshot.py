@@ -274,6 +274,7 @@ class Scheduler:
     # these, or does not show its optimizer.
     shared: int | None = None
     site: Site | None = None
+    falls: bool = False  # rates will be a tenth of their peak or less, as far as is known
 
     @property
     def simple(self) -> list[Scheduler]:

@@ -97,6 +97,38 @@ def test_peak_is_what_the_schedule_reaches(name: str, before: int):
     assert found.peaks == pytest.approx(real, rel=0.02), (name, before)
 
 
+KNOWN_TO_FALL = (
+    "cosine",
+    "polynomial",
+    "one cycle",
+    "three phases",
+    "warm-up, then cosine",
+    "transformers",
+)
+
+
+@pytest.mark.parametrize("name", [*KNOWN_TO_FALL, "growing", "cosine with a high floor", "linear"])
+def test_whether_rates_come_down_is_what_the_schedule_does(name: str):
+    model, optimizer = setup()
+    scheduler = SCHEDULES[name](optimizer)
+    found = record(model, optimizer, scheduler)
+    assert found.falls == (name in KNOWN_TO_FALL)
+    length = {
+        "cosine": 100,
+        "cosine with a high floor": 100,
+        "polynomial": 100,
+        "transformers": 7000,
+    }
+    rates = []
+    for _ in range(length.get(name, 999)):
+        ran(optimizer, scheduler, 1)
+        rates.append(optimizer.param_groups[0]["lr"])
+    if "warm-up" in name:
+        ran(optimizer, scheduler, 1500)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert (rates[-1] <= 0.1 * max(rates)) == found.falls
+
+
 def test_plateau_never_rises():
     model, optimizer = setup()
     found = record(model, optimizer, schedules.ReduceLROnPlateau(optimizer))

@@ -15,6 +15,7 @@ from freezecheck.snapshot import Scheduler
 _HORIZON = 200  # steps of a schedule that are run on a stand-in to see a warm-up
 _LONGEST = 5_000  # as many where the rates still rise after that
 _FAR = 1_000_000  # steps up to which a LambdaLR's function is asked, ever more rarely
+_LOW = 0.1  # of the peak
 # Schedules that never rise above the rate they stand at.
 _DECAYS = ("StepLR", "MultiStepLR", "ExponentialLR", "PolynomialLR", "CosineAnnealingLR")
 _OPTIONS = (
@@ -46,6 +47,7 @@ def capture(label: str, scheduler: Any, positions: Mapping[int, int]) -> Schedul
     keys = (id(optimizer), *(id(group) for group in optimizer.param_groups))
     record = _record(label, scheduler, next((positions[k] for k in keys if k in positions), None))
     record.peaks = tuple(_peaks(scheduler, record, optimizer))
+    record.falls = _falls(scheduler)
     return record
 
 
@@ -137,6 +139,34 @@ def _ask_ahead(scheduler: Any, record: Scheduler, now: list[float]) -> list[floa
     except Exception:
         return tops if tops is not now else []  # a list of factors that came to its end
     return tops
+
+
+def _falls(scheduler: Any) -> bool:
+    """Rates go down to a tenth of their peak or less; not known of a schedule that is not torch's own."""
+    parts = getattr(scheduler, "_schedulers", None)
+    if parts:
+        return any(map(_falls, parts))
+    if type(scheduler).__module__ != "torch.optim.lr_scheduler":
+        return False
+    kind = type(scheduler).__name__
+    if kind == "CosineAnnealingLR":
+        return all(scheduler.eta_min <= _LOW * values.number(lr) for lr in scheduler.base_lrs)
+    if kind == "LambdaLR":
+        return all(_comes_down(_own(function)) for function in scheduler.lr_lambdas)
+    return kind in ("OneCycleLR", "PolynomialLR")
+
+
+def _comes_down(function: Callable[[int], float]) -> bool:
+    highest = 0.0
+    try:
+        for epoch in _ahead(-1):
+            factor = values.number(function(epoch))
+            highest = max(highest, factor)
+            if factor <= _LOW * highest > 0:
+                return True
+    except Exception:  # a list of factors that came to its end
+        return False
+    return False
 
 
 def _ahead(epoch: int) -> Iterator[int]:

@@ -62,7 +62,7 @@ def probe(
         raise ValueError(f"steps must be 10 or more and no more than max_steps, not {steps}")
     _check(model, optimizer, scaler)
     site = frames.site(2)
-    rates, remarks = peaks(model, optimizer, scheduler)
+    rates, falls, remarks = peaks(model, optimizer, scheduler)
     place = values.torch().device(device) if device is not None else _device(model)
     setup = Given(
         model=model,
@@ -71,6 +71,7 @@ def probe(
         scaler=scaler,
         device=place,
         peaks=rates,
+        falls=falls,
         steps=steps,
         max_steps=max_steps,
         loss=loss,

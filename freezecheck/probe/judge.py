@@ -23,8 +23,9 @@ from freezecheck.probe.setup import NoLoss, Setup
 from freezecheck.probe.steps import RAMP, Course, shares, warm_up
 from freezecheck.snapshot import count
 from freezecheck.trace import COLLAPSED, EXPLODED, NOT_FINITE, WINDOW, Pool, Trace, highest
-from freezecheck.warmup import CLASSES, INCONCLUSIVE, SAFE, UNKNOWN, UNSAFE, Shares, Warmup
+from freezecheck.warmup import CLASSES, INCONCLUSIVE, NEAR, SAFE, UNKNOWN, UNSAFE, Shares, Warmup
 
+_LOST = 16.0  # times the loss that knows nothing, from which it does not come down with the rates
 _CALMER = 10**-0.5  # factor between the rates that are tried when a warm-up fails
 _TRIES = 6
 _SHOWN = 8  # classes, beside all others
@@ -58,6 +59,8 @@ def _probed(setup: Setup, saved: Saved) -> tuple[Warmup, list[Pool], Course]:
     rested = settled(setup, held) if judges else Seen()
     taken = len(course.losses)
     pools = [s.pool(kind, taken) for s in (start, train, after)]
+    if course.zone == UNSAFE and setup.falls and _passes(course, level, pools[1:]):
+        course.zone = NEAR
     outcome = _outcome(course, pools)
     zone = verdict.UNSAFE if outcome else course.zone
     known = kind == CLASSES and after.complete
@@ -119,6 +122,14 @@ def _asked(setup: Setup, kind: str, start: Seen) -> Callable[[Any, Any], Any] | 
     return None
 
 
+def _passes(course: Course, level: float | None, pools: list[Pool | None]) -> bool:
+    """The loss is high, but the scores still tell the labels: as the rates come down, so will it."""
+    if course.skipped or not verdict.finite(course.losses):
+        return False
+    known = all(pool is not None and pool.informed for pool in pools)
+    return known and verdict.excess(course.losses, course.initial, level) < _LOST
+
+
 def _outcome(course: Course, pools: list[Pool | None]) -> str:
     """`pools` are of the initial weights in eval mode, and of the last in train and in eval mode."""
     if course.zone == UNSAFE and (course.skipped or not verdict.finite(course.losses)):
@@ -126,7 +137,7 @@ def _outcome(course: Course, pools: list[Pool | None]) -> str:
     before, *after = pools
     if before is not None and all(pool is not None and pool.uninformed for pool in after):
         constant = all(pool is not None and pool.constant for pool in after)
-        if before.informed or course.zone == UNSAFE or (constant and not before.constant):
+        if before.informed or course.zone in (UNSAFE, NEAR) or (constant and not before.constant):
             return COLLAPSED
     return EXPLODED if course.zone == UNSAFE else ""
 

@@ -8,8 +8,9 @@ from freezecheck import rates
 from freezecheck.live.api import take_snapshot
 
 
-def peaks(model: Any, optimizer: Any, scheduler: Any) -> tuple[list[float], list[str]]:
-    """The rates by group, and what is to be said of them; a schedule is run on stand-ins.
+def peaks(model: Any, optimizer: Any, scheduler: Any) -> tuple[list[float], bool, list[str]]:
+    """The rates by group, whether they come down again, and what is to be said of them; a schedule is
+    run on stand-ins.
 
     Raises TypeError for things that are no model, optimizer or scheduler.
     """
@@ -20,7 +21,7 @@ def peaks(model: Any, optimizer: Any, scheduler: Any) -> tuple[list[float], list
         for each in now.schedulers
         if each.optimizer == 0 and len(each.peaks) != len(found)
     ]
-    return found, remarks
+    return found, rates.falls(now, 0), remarks
 
 
 def rated(optimizer: Any, rates: list[float]) -> None:

@@ -27,6 +27,7 @@ class Setup:
     scaler: Any = None
     device: Any
     peaks: list[float]
+    falls: bool = False  # the rates are known to come down again
     steps: int
     max_steps: int
     progress: Callable[[Progress], None] = lambda progress: None

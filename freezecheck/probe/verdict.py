@@ -14,6 +14,7 @@ from freezecheck.warmup import INCONCLUSIVE, LAST, NEAR, SAFE, UNSAFE
 
 HEALTHY, ALARM, UNCLEAR = "healthy", "alarm", "unclear"
 
+HIGH = 1.5  # times the loss that knows nothing: a run that stays there has exploded
 _LEAP = 4.0  # times the best loss so far
 _MEMORY = 0.5  # of the exponential mean in which leaps are looked for
 _ONE_SIDED = 1.833  # 95% point of Student's t with 9 degrees of freedom
@@ -36,9 +37,19 @@ def zone(
         return SAFE
     if not last:
         return None
-    if now == HEALTHY or (alarmed and now == UNCLEAR and _low(losses, initial, level)):
-        return NEAR
-    return UNSAFE if alarmed or now == ALARM else INCONCLUSIVE
+    if not alarmed and now != ALARM:
+        return INCONCLUSIVE
+    return UNSAFE if excess(losses, initial, level) > HIGH else NEAR
+
+
+def excess(losses: Sequence[float], initial: Sequence[float], level: float | None) -> float:
+    """The mean of the last twenty losses, beside that of the initial weights or `level`, whichever
+    is higher; infinite where these are below 0 and the losses are above."""
+    mean, bound = fmean(losses[-2 * LAST :]), fmean(initial)
+    bound = bound if level is None else max(bound, level)
+    if bound > 0:
+        return mean / bound
+    return math.inf if mean > bound else 0.0
 
 
 def finite(losses: Sequence[float]) -> bool:
@@ -64,18 +75,6 @@ def paired(losses: Sequence[float], initial: Sequence[float], level: float | Non
     half = LAST // 2
     falling = fmean(changes[half:]) < fmean(changes[:half])
     return ALARM if above and not falling else UNCLEAR
-
-
-def _low(losses: Sequence[float], initial: Sequence[float], level: float | None) -> bool:
-    """The last ten losses are below both in the mean, if not surely so: few batches differ much."""
-    mean, first = fmean(losses[-LAST:]), fmean(initial[-LAST:])
-    return mean < (first if level is None else min(first, level))
-
-
-def high(losses: Sequence[float], initial: Sequence[float], level: float | None) -> bool:
-    """The last ten losses are above both in the mean."""
-    mean, first = fmean(losses[-LAST:]), fmean(initial[-LAST:])
-    return mean > (first if level is None else max(first, level))
 
 
 def _sides(numbers: Sequence[float]) -> tuple[bool, bool]:

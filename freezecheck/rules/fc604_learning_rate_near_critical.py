@@ -9,12 +9,12 @@ from freezecheck.warmup import NEAR
 
 
 class LearningRateNearCritical(Rule):
-    """The loss leaps at the rates that the run will reach, and only just comes down again.
+    """The loss leaps at the rates that the run will reach, though it does not stay far up.
 
     ## What it does
 
     Finds warm-ups in which the loss leapt far above its best, or stayed above that of the initial
-    weights, and had settled below it by the last step.
+    weights, but did not end far above what a model costs that knows nothing.
 
     ## Why it matters
 
@@ -59,8 +59,10 @@ class LearningRateNearCritical(Rule):
 
     `freezecheck.probe` raises all rates in ten steps to the largest that the schedule will give them,
     and holds them there. A leap is four times the best loss so far. After one, the warm-up goes on to
-    its last step; it has settled if the loss of ten steps is below that of the initial weights
-    on the same batches, and below that of a model that ignores its input.
+    its last step; if the loss of the last twenty is then more than 1.5 times that of the initial weights
+    and of a model that ignores its input, the rates are unsafe, otherwise near the edge. They are near the
+    edge also where the loss is higher still but the scores tell the labels, and the schedule is known to
+    bring the rates down to a tenth: of 93 kinds of fine-tune, those ended well.
 
     ## Limits
 
@@ -82,12 +84,12 @@ class LearningRateNearCritical(Rule):
         if warmup is None or warmup.zone != NEAR:
             return
         if warmup.tripped is not None:
-            what = f"leapt at step {warmup.tripped}, to {max(warmup.losses):.3g} at most,"
+            what = f"leapt at step {warmup.tripped}, to {max(warmup.losses):.3g} at most"
         else:
-            what = "stayed above that of the initial weights for long,"
+            what = "stayed above that of the initial weights for long"
         yield self.finding(
-            f"The loss began at {warmup.losses[0]:.3g}, {what} and came down to {warmup.late[0]:.3g}"
-            f" by step {len(warmup.losses)}. Such rates are near those at which training diverges.",
+            f"The loss began at {warmup.losses[0]:.3g}, {what}, and is {warmup.late[0]:.3g} over the last"
+            f" ten of {len(warmup.losses)} steps. Such rates are near those at which training diverges.",
             site=trace.site,
             symbol="loss",
             fix=f"{warmup.advice}, or make the schedule's warm-up longer",

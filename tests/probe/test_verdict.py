@@ -32,6 +32,8 @@ COURSES = {
         None,
         NEAR,
     ),
+    "leaps and stays a little up": (noisy(SPIKE[:20] + [2.0] * 40), None, NEAR),
+    "rises a little": (noisy([1.9] * 60), None, NEAR),
     "leaps and stays": (noisy(SPIKE[:20] + [4.0] * 40), None, UNSAFE),
     "is lost": (noisy(FALLING[:20]) + [math.nan] * 40, UNSAFE, UNSAFE),
 }
@@ -49,6 +51,13 @@ def test_a_loss_below_the_initial_one_but_above_ignorance_is_not_healthy():
     losses, initial = noisy([2.5] * 30), noisy([6.0] * 30)
     assert verdict.paired(losses, initial, LEVEL) == verdict.UNCLEAR
     assert verdict.paired(losses, initial, None) == verdict.HEALTHY
+
+
+def test_what_knows_nothing_is_the_worse_of_the_initial_weights_and_of_frequencies():
+    """Of nine in ten labels that are one class a new head knows less than their frequencies."""
+    losses = noisy(SPIKE[:20] + [0.9] * 40)
+    assert verdict.zone(losses, INITIAL, 0.4, 30, True) == NEAR
+    assert verdict.zone(losses, noisy([0.4] * 60), 0.4, 30, True) == UNSAFE
 
 
 def test_a_small_loss_that_grows_fourfold_below_the_initial_one_is_no_leap():
