@@ -74,7 +74,7 @@ def made(warmup: Warmup, *findings: Finding, left_out: tuple[str, ...] = ()) -> 
 
 
 CRITICAL = (
-    Critical(0, "stem", 1e-4, certified=3e-3, tried=1.0, suggested=1e-4),
+    Critical(0, "stem", 1e-4, certified=3e-3, safe=1.0, tried=1.0, suggested=1e-4),
     Critical(
         1, "layer1 ... layer3", 0.02, certified=5e-4, safe=0.01, diverges=0.03, suggested=3e-3
     ),

@@ -55,9 +55,10 @@ def panels(warmup: Warmup) -> Iterator[Panel]:
         )
     shown = _drifting(warmup.layers)
     if shown:
+        some = f", {len(shown)} of {len(warmup.layers)} layers"
         yield Panel(
             "batchnorm",
-            "Drift of BatchNorm statistics",
+            f"Drift of BatchNorm statistics{some if len(shown) < len(warmup.layers) else ''}",
             _of_drift(warmup.layers, shown),
             1.2 + 0.2 * len(shown),
             lambda axes: _drift(axes, shown),
@@ -218,8 +219,8 @@ def _of_critical(critical: Sequence[Critical]) -> str:
         known += [f"safe up to {number(of.safe)}"] if of.safe is not None else []
         if of.diverges is not None:
             known.append(f"diverges near {number(of.diverges)}")
-        elif of.tried is not None:
-            known.append(f"no limit found up to {number(of.tried)}")
+        elif (end := told.beyond(of)) is not None:
+            known.append(f"no limit found up to {number(end)}")
         told_of.append(", ".join(known))
     return "; ".join(told_of) + "."
 
@@ -229,21 +230,19 @@ def _critical(axes: Axes, critical: Sequence[Critical]) -> None:
     every = [
         rate
         for of in critical
-        for rate in (of.rate, of.certified, of.safe, of.diverges, of.tried, of.suggested)
+        for rate in (of.rate, of.certified, of.safe, of.diverges, of.suggested)
         if rate
     ]
     low, high = min(every, default=1e-3) / 4, max(every, default=1.0) * 4
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     for row, of in enumerate(critical):
-        safe = max(of.safe or 0.0, of.certified or 0.0)
-        if of.diverges is None and of.tried is not None:
-            safe = max(safe, of.tried)
+        safe = min(of.safe or of.certified or 0.0, of.diverges or math.inf)
         if safe > low:
             axes.plot([low, safe], [row, row], color=GOOD, linewidth=3, alpha=0.45, label="safe")
     marks: list[tuple[str, str, str, float, Callable[[Critical], float | None]]] = [
         ("certified", "|", GOOD, 11, lambda of: of.certified),
-        ("no limit up to", ">", GOOD, 7, lambda of: of.tried if of.diverges is None else None),
+        ("no limit up to", ">", GOOD, 7, told.beyond),
         ("diverges", "X", BAD, 8, lambda of: of.diverges),
         ("suggested", "D", ACCENT, 7, lambda of: of.suggested),
         ("configured", "o", INK, 6, lambda of: of.rate or None),

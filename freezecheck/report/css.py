@@ -40,12 +40,12 @@ article { border-left: .25rem solid var(--zone); margin-bottom: .75rem; }
 .quiet, footer { color: var(--quiet); font-size: .875rem; }
 .grid {
   display: grid; gap: .75rem; align-items: start;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr));
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr));
 }
 svg { display: block; width: 100%; height: auto; max-width: 32rem; margin: 0 auto; }
 svg text { font-family: inherit !important; }
 .box { overflow-x: auto; margin-bottom: .75rem; }
-caption { text-align: left; font-weight: 600; padding-bottom: .25rem; }
+caption { text-align: left; white-space: nowrap; font-weight: 600; padding-bottom: .25rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .25rem .75rem .25rem 0; text-align: left; white-space: nowrap; }
 thead th { color: var(--quiet); font-weight: 600; border-bottom: 1px solid var(--grid); }

@@ -75,8 +75,10 @@ def _body(report: ProbeReport, title: str) -> Iterator[str]:
         yield _section("Findings", map(_finding, report.findings))
     shown = [*panels.panels(warmup)]
     if shown:
-        yield _section("Pictures", ['<div class="grid">', *map(_picture, shown), "</div>"])
-    yield _section("Figures", _figures(warmup))
+        yield _section("In pictures", ['<div class="grid">', *map(_picture, shown), "</div>"])
+    numbers = [*_figures(warmup)]
+    if numbers:
+        yield _section("In numbers", numbers)
     if report.left_out:
         notes = "".join(f"<li>{_text(note)}</li>" for note in report.left_out)
         yield _section(

@@ -22,6 +22,7 @@ _OUTCOMES = {
     COLLAPSED: "the predictions collapse to one class",
 }
 MARGIN = "margin"  # the heading of what can be gone without
+_ENOUGH = 100  # times a rate: a margin that is not worth a figure
 _FEW = 6  # rates that are listed
 
 
@@ -170,22 +171,30 @@ def mark(of: Critical) -> str:
 
 
 def _known(rate: float | None) -> str:
-    return "-" if rate is None else figure(rate)
+    """Of what is measured, two digits mean something."""
+    return "-" if rate is None else figure(float(f"{rate:.2g}"))
+
+
+def beyond(of: Critical) -> float | None:
+    """The rate up to which none was found that goes wrong; None where one was, or nothing went well."""
+    return of.tried if of.diverges is None and of.safe is not None else None
 
 
 def _limit(of: Critical) -> str:
     """`> 10`: no limit was found up to there."""
     if of.diverges is not None:
-        return figure(of.diverges)
-    return "-" if of.tried is None else f"> {figure(of.tried)}"
+        return _known(of.diverges)
+    end = beyond(of)
+    return "-" if end is None else f"> {_known(end)}"
 
 
 def _margin(of: Critical) -> str:
     """`15x`: the rate could be so many times as high; less than `1x` is too high."""
-    end = of.tried if of.diverges is None else of.diverges
+    end, more = (of.diverges, "") if of.diverges is not None else (beyond(of), "> ")
     if end is None or not of.rate:
         return "-"
-    return f"{'> ' if of.diverges is None else ''}{figure(float(f'{end / of.rate:.2g}'))}x"
+    ratio = end / of.rate
+    return f"> {_ENOUGH}x" if ratio > _ENOUGH else f"{more}{_known(ratio)}x"
 
 
 def percent(share: float) -> str:
