@@ -34,6 +34,11 @@ class Batches:
             raise ValueError("there is no batch to probe with")
         return self._kept[step % len(self._kept)]
 
+    @property
+    def samples(self) -> int:
+        """Of the first batch; 0 while none has been asked for."""
+        return size(self._kept[0]) if self._kept else 0
+
     def held(self) -> list[Any]:
         """The first batches, of `HELD` samples or more if there are as many."""
         chosen: list[Any] = []

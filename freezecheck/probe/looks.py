@@ -12,6 +12,7 @@ from typing import Any
 from freezecheck.live import ranking, values
 from freezecheck.live.batch import to
 from freezecheck.probe import task
+from freezecheck.probe.own import Own, taken_down
 from freezecheck.probe.setup import Setup
 from freezecheck.trace import Pool
 from freezecheck.warmup import CLASSES, Look
@@ -71,12 +72,13 @@ def seen(setup: Setup, held: list[Any], head: Any, *, training: bool) -> Seen:
     or in eval mode."""
     found = Seen()
     entered: list[Any] = []
-    handle = None
-    if head is not None:
-        handle = head.register_forward_pre_hook(
-            lambda _, given: entered.extend(tensor.detach() for tensor in given[:1])
-        )
+
+    def enter(_: Any, given: Any) -> None:
+        entered.extend(tensor.detach() for tensor in given[:1])
+
     try:
+        if head is not None:
+            head.register_forward_pre_hook(Own(enter))
         with _modes(setup.model, training), values.torch().no_grad():
             for batch in held:
                 loss, outputs, targets = setup.run(to(batch, setup.device))
@@ -85,8 +87,7 @@ def seen(setup: Setup, held: list[Any], head: Any, *, training: bool) -> Seen:
                     found.outputs.append(outputs.detach().cpu())
                     found.targets.append(_host(targets))
     finally:
-        if handle is not None:
-            handle.remove()
+        taken_down(setup.model.modules())
     if entered and all(t.dim() == 2 for t in entered):
         found.features = values.torch().cat(entered).float().cpu()
     return found
@@ -119,17 +120,14 @@ def head(setup: Setup, batch: Any) -> Any:
     made: list[tuple[Any, Any]] = []
     torch = values.torch()
     kinds = (torch.nn.Linear, torch.nn.Conv2d)
-    handles = [
-        module.register_forward_hook(lambda m, _, out: made.append((m, out)))
-        for module in setup.model.modules()
-        if isinstance(module, kinds)
-    ]
     try:
+        for module in setup.model.modules():
+            if isinstance(module, kinds):
+                module.register_forward_hook(Own(lambda m, _, out: made.append((m, out))))
         with _modes(setup.model, False), torch.no_grad():
             _, outputs, _ = setup.run(to(batch, setup.device))
     finally:
-        for handle in handles:
-            handle.remove()
+        taken_down(setup.model.modules())
     if outputs is None:
         return None
     same = (m for m, out in made if out.shape == outputs.shape and _is(out, outputs))

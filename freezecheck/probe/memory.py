@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from freezecheck.live import values
-from freezecheck.probe.batches import size
 from freezecheck.probe.setup import Setup
 
-_CPU = "can't allocate memory"  # torch raises a plain RuntimeError on the CPU
+# Plain RuntimeErrors of torch's, on the CPU and by libraries on a GPU.
+_TEXTS = ("can't allocate memory", "not enough memory", "STATUS_ALLOC_FAILED")
 
 
 class OutOfMemory(RuntimeError):
@@ -31,9 +31,10 @@ def exhaustion_told(setup: Setup) -> Iterator[None]:
     except Exception as error:
         if not _is_exhaustion(error):
             raise
-        samples = size(setup.batches.batch(0))
+        samples = setup.batches.samples  # not asked for anew: that may be what failed
+        of = f"with batches of {samples} samples" if samples else "before the first batch"
         raise OutOfMemory(
-            f"out of memory with batches of {samples} samples{_told(peak(setup.device))}; the probe holds"
+            f"out of memory {of}{_told(peak(setup.device))}; the probe holds"
             " one copy of the weights and of the optimizer's state more than the run"
         ) from error
 
@@ -49,7 +50,9 @@ def _is_exhaustion(error: Exception) -> bool:
         )
         if kind is not None
     )
-    return isinstance(error, kinds) or (isinstance(error, RuntimeError) and _CPU in str(error))
+    return isinstance(error, kinds) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
+    )
 
 
 def peak(device: Any) -> int | None:

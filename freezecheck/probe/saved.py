@@ -20,6 +20,7 @@ from typing import Any
 from freezecheck.live import values
 from freezecheck.probe.ambient import Ambient
 from freezecheck.probe.halted import halted
+from freezecheck.probe.own import taken_down
 from freezecheck.probe.pieces import Pieces
 from freezecheck.probe.undisturbed import Undisturbed
 
@@ -111,6 +112,7 @@ def _steps(pieces: Pieces) -> Iterator[Callable[[], Any]]:
     """What is to be done, in order: what a tensor's gradient may be hangs on its memory."""
     yield _wait
     yield partial(halted, pieces.modules)
+    yield partial(taken_down, pieces.modules)
     for piece in pieces.others:
         yield piece.restore
     for tensor in pieces.tensors:
