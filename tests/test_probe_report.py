@@ -217,6 +217,20 @@ def test_harm_to_what_was_pretrained_is_named():
     assert str(made(warmup, finding)).startswith("near the edge: the loss falls, and what was")
 
 
+@pytest.mark.parametrize(
+    ("tripped", "last", "words"),
+    [
+        (12, 0.5, "the loss leapt at step 12, and came down"),
+        (12, 1.2, "the loss leapt at step 12, and is high at the end"),
+        (None, 0.5, "the loss stayed high for long, and came down"),
+    ],
+)
+def test_why_rates_are_near_the_edge(tripped: int | None, last: float, words: str):
+    losses = (1.0,) * 50 + (last,) * 10
+    warmup = Warmup(CLASSES, 8, 10, (0.1,), losses, (1.0,) * 60, None, NEAR, "", tripped)
+    assert str(made(warmup)).startswith(f"near the edge: {words}\n")
+
+
 def test_a_rate_beyond_its_limit_stands_out():
     marks = {plain([row]).split()[0]: row[0][1] for row in text.layout(exploding(), 100) if row}
     assert [marks[stage] for stage in ("stem", "layer1", "head")] == ["", "warning", "error"]

@@ -37,9 +37,10 @@ def verdict(report: ProbeReport) -> str:
         return f"{count(len(warmup.losses), 'step')} did not decide it"
     if warmup.zone == SAFE:  # and the report's is not
         return "the loss falls, and what was pretrained takes harm"
-    if warmup.tripped is not None:
-        return f"the loss leapt at step {warmup.tripped} and came down again"
-    return "the loss stayed high for long and came down late"
+    leapt = warmup.tripped is not None
+    what = f"the loss leapt at step {warmup.tripped}" if leapt else "the loss stayed high for long"
+    now, first = warmup.late
+    return f"{what}, {'and came down' if now < first else 'and is high at the end'}"
 
 
 def setting(warmup: Warmup) -> str:
