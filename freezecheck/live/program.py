@@ -56,6 +56,11 @@ class Held:
     version: int
     fresh: bool = False
 
+    @property
+    def changed(self) -> bool:
+        """It has been written to since it was recorded."""
+        return not self.tensor.is_inference() and self.tensor._version != self.version
+
 
 @dataclass(slots=True, eq=False)
 class Backward:

@@ -65,6 +65,7 @@ class Tape:
         self._closed = True
         self._mode: Any = None
         self._optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._weights: Any = values.torch().utils.weak.WeakIdKeyDictionary()  # their parameters
         self._order = 0
         self._block = 0  # of autocast, counted
         self._moved: dict[int, int] = {}  # id of a parameter -> its version after the last step
@@ -78,9 +79,11 @@ class Tape:
         self._events: list[Backward | Clip] = []
         self._grads: dict[int, tuple[int, int] | None] = {}  # after the last event
         self._norms: Any = None
+        self._rates: list[dict[str, Any]] = []
         self._problem = ""
         self._scaler: Any = None
         self._zeroed = False
+        self._evaluates = False  # the step has begun and takes several looks at the loss
 
     # -- in and out --------------------------------------------------------------------
 
@@ -141,20 +144,17 @@ class Tape:
     def _cut(self, optimizer: Any) -> Taped | None:
         params = _params([optimizer])
         events = self._events
-        if isinstance(optimizer, values.torch().optim.LBFGS):
-            events = events[:1]  # each evaluation is a whole step of gradients
-        elif self._norms is None:
+        if self._norms is None and not self._evaluates:
             self._norms = gradient_norms(params)
         calls = needed([ref for e in events if isinstance(e, Backward) for ref in e.roots])
         told = [self._problem, *(e.problem for e in events if isinstance(e, Backward))]
         told += [call.problem for call in calls] + [_modes_differ(calls)]
-        rates = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
         taped = None
         if any(isinstance(event, Backward) for event in events):
             program: list[Instruction] = [*events, *calls]
             program.sort(key=lambda each: each.order)
             problem = next(filter(None, told), "")
-            taped = Taped(program, self._norms, rates, self._scaler, problem)
+            taped = Taped(program, self._norms, self._rates, self._scaler, problem)
         self._begin()
         self._moved = {id(p): p._version for p in params}
         self._left = _gradients(params)
@@ -202,10 +202,11 @@ class Tape:
         if self._off() or values.torch()._C._current_graph_task_id() != -1:
             return original(tensors, weights, *args, **kwargs)
         with self._aside():
-            if kwargs.get("accumulate_grad"):
+            counts = bool(kwargs.get("accumulate_grad")) and not self._complete
+            if counts:
                 self._safely(self._descends, tensors, weights, *args)
             result = original(tensors, weights, *args, **kwargs)
-            if kwargs.get("accumulate_grad"):
+            if counts:
                 self._safely(self._done)
             return result
 
@@ -249,8 +250,10 @@ class Tape:
         return result
 
     def _group(self, original: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original(optimizer, *args, **kwargs)
         self._optimizers.add(optimizer)
-        return original(optimizer, *args, **kwargs)
+        self._weights.update(dict.fromkeys(optimizer.param_groups[-1]["params"]))
+        return result
 
     def _zero(self, original: Any, owner: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(owner, *args, **kwargs)
@@ -267,7 +270,11 @@ class Tape:
         return result
 
     def _before_step(self, optimizer: Any, *_: Any) -> None:
-        if self._off() or not any(isinstance(e, Backward) for e in self._events):
+        if self._off():
+            return
+        self._evaluates = isinstance(optimizer, values.torch().optim.LBFGS)
+        self._rates = [_options(group) for group in optimizer.param_groups]
+        if not any(isinstance(event, Backward) for event in self._events):
             return  # gradients are made within the step
         with self._aside():
             self._safely(self._gradients_are_ours)
@@ -290,7 +297,7 @@ class Tape:
         ref = self._ref(part)
         if ref is not None:
             return ref
-        if part.requires_grad:
+        if isinstance(part, values.torch().nn.Parameter) or part in self._weights:
             return part
         return Held(part.clone(), 0, True) if part is target else Held(part, _version(part))
 
@@ -405,8 +412,14 @@ class Tape:
         self._events.append(event)
 
     def _done(self) -> None:
-        """A backward pass is over."""
+        """A backward pass, or clipping, is over."""
+        self._norms = None
         self._grads = _gradients(_params(self._optimizers))
+
+    @property
+    def _complete(self) -> bool:
+        """The rest of the step repeats what has been noted, with other weights."""
+        return self._evaluates and any(isinstance(event, Backward) for event in self._events)
 
     def _clipped(self, function: Any, parameters: Any, args: Any, kwargs: Any) -> None:
         self._order += 1
@@ -437,11 +450,9 @@ class Tape:
 
     def _zeros(self, owner: Any) -> None:
         """Gradients are thrown away: what was done for them, too."""
-        own = {
-            id(p)
-            for p in (_params([owner]) if hasattr(owner, "param_groups") else owner.parameters())
-        }
-        if own & {id(p) for p in _params(self._optimizers)}:
+        grouped = hasattr(owner, "param_groups")
+        own = {id(p) for p in (_params([owner]) if grouped else owner.parameters())}
+        if not self._complete and own & {id(p) for p in _params(self._optimizers)}:
             self._zeroed = True
             self._events.clear()
 
@@ -599,6 +610,14 @@ def _is_weight(tensor: Any) -> bool:
 def _version(tensor: Any) -> int:
     """How often it has been written to."""
     return 0 if tensor.is_inference() else int(tensor._version)
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: value.clone() if isinstance(value, values.torch().Tensor) else value
+        for name, value in group.items()
+        if name != "params"
+    }
 
 
 def _params(optimizers: Any) -> list[Any]:

@@ -58,12 +58,18 @@ def criterion(taped: Taped) -> Callable[[Any, Any], Any] | None:
 
 
 def _by_backward(taped: Taped) -> Iterator[Asked | None]:
-    """The first loss of each backward pass that none before had."""
+    """The loss of each backward pass that none before had: the first one on labels, or the first."""
     known: set[Call] = set()
     for step in taped.backwards:
         new = [call for call in needed(step.roots) if call not in known]
         known.update(new)
-        yield next(filter(None, map(_asked, new)), None)
+        found = [asked for asked in map(_asked, new) if asked is not None]
+        yield next(filter(_is_labelled, found), found[0] if found else None)
+
+
+def _is_labelled(asked: Asked) -> bool:
+    """The targets are labels, not what another model says."""
+    return isinstance(asked.targets, Held) and not asked.targets.tensor.is_floating_point()
 
 
 def _asked(call: Call) -> Asked | None:

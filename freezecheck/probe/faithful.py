@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from freezecheck.live import nested, values
-from freezecheck.live.program import Taped
+from freezecheck.live.program import Held, Taped
 from freezecheck.live.tape import gradient_norms
 from freezecheck.probe.play import Play
 
@@ -22,6 +22,8 @@ def problem(tapes: Sequence[Taped]) -> str | None:
     number, told = next(((i, t.problem) for i, t in enumerate(tapes, 1) if t.problem), (0, ""))
     if told:
         return f"step {number} cannot be replayed: {told}"
+    if any(_overwritten(taped) for taped in tapes):
+        return "the inputs of a step are overwritten by a later one"
     if _strays(tapes):
         return "the loss hangs on trainable tensors that are no parameters"
     return None
@@ -112,6 +114,14 @@ def _weights(taped: Taped) -> list[Any]:
         for part in nested.leaves(call.given)
         if isinstance(part, torch.Tensor)
     ]
+
+
+def _overwritten(taped: Taped) -> bool:
+    return any(
+        isinstance(part, Held) and part.changed
+        for call in taped.calls
+        for part in nested.leaves(call.given)
+    )
 
 
 def _strays(tapes: Sequence[Taped]) -> bool:

@@ -92,7 +92,7 @@ class Play:
             return part
         if part.fresh:
             return part.tensor.clone()
-        if not part.tensor.is_inference() and part.tensor._version != part.version:
+        if part.changed:
             raise ValueError("an input of a recorded step has been overwritten since")
         return part.tensor
 

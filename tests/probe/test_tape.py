@@ -2,132 +2,17 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 import torch
+from taped import check, recording, replay
 from torch import nn
 from torch.nn import functional as F
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from freezecheck.live.patches import Patches
-from freezecheck.live.program import Taped
-from freezecheck.live.tape import Tape
-from freezecheck.probe.batches import Batches
-from freezecheck.probe.faithful import deviates, problem, whole
-from freezecheck.probe.replayed import Replayed
-from freezecheck.probe.saved import Saved
-
-
-@dataclass
-class Recording:
-    """What a training loop did, and how things were before it."""
-
-    tapes: list[Taped] = field(default_factory=list)
-    optimizer: Any = None
-    saved: Any = None
-    reached: list[torch.Tensor] = field(default_factory=list)
-
-    @property
-    def model(self) -> Any:
-        return whole(self.tapes)
-
-    @property
-    def setup(self) -> Replayed:
-        return Replayed(
-            model=self.model,
-            optimizer=self.optimizer,
-            batches=Batches(self.tapes),
-            scaler=self.tapes[0].scaler,
-            device=torch.device("cpu"),
-            peaks=[],
-            steps=30,
-            max_steps=60,
-            remembered=True,
-        )
-
-
-@contextmanager
-def recording(*modules: nn.Module, scaler: Any = None) -> Iterator[Recording]:
-    """Records what is trained within the block."""
-    heard = Recording()
-
-    def begin() -> None:
-        heard.optimizer = next(iter(tape._optimizers))
-        heard.saved = Saved(list(modules), [heard.optimizer], (), [scaler] if scaler else ())
-
-    def stepped(optimizer: Any, *_: Any) -> None:
-        taped = tape.cut(optimizer)
-        if taped is not None:
-            heard.tapes.append(taped)
-
-    def failed(error: Exception) -> None:
-        raise error
-
-    patches = Patches()
-    tape = Tape(patches, failed, begin)
-    tape.install()
-    hook = register_optimizer_step_post_hook(stepped)
-    before = torch.nn.Module.__call__, torch._C._len_torch_function_stack()
-    try:
-        yield heard
-    finally:
-        hook.remove()
-        patches.undo()
-    assert torch._C._len_torch_function_stack() == before[1] - 1
-    assert torch.nn.Module.__call__ is not before[0]
-    heard.reached = weights(heard)
-
-
-def weights(heard: Recording) -> list[torch.Tensor]:
-    params = [p for group in heard.optimizer.param_groups for p in group["params"]]
-    buffers = list(heard.model.buffers()) if heard.tapes else []
-    return [t.detach().clone() for t in (*params, *buffers)]
-
-
-def replay(heard: Recording) -> list[float]:
-    """Train again from the start, at the script's own rates; the losses of the steps."""
-    losses = []
-    setup = heard.setup
-    heard.saved.restore()
-    for taped in heard.tapes:
-        for group, options in zip(heard.optimizer.param_groups, taped.rates):
-            group.update(options)
-        heard.optimizer.zero_grad()
-        losses.append(float(setup.descend(taped)[0]))
-        if setup.scaler is None:
-            heard.optimizer.step()
-        else:
-            setup.scaler.step(heard.optimizer)
-            setup.scaler.update()
-    return losses
-
-
-def check(heard: Recording, steps: int) -> Replayed:
-    """The oracle: the weights that the script reached are reached again."""
-    assert problem(heard.tapes) is None
-    assert len(heard.tapes) == steps
-    losses = replay(heard)
-    assert losses == [float(sum(b.value for b in t.backwards)) for t in heard.tapes]
-    assert all(torch.equal(a, b) for a, b in zip(heard.reached, weights(heard), strict=True))
-    heard.saved.restore()
-    setup = heard.setup
-    with torch.no_grad():
-        loss, outputs, targets = setup.run(heard.tapes[0])
-    assert float(loss) == pytest.approx(losses[0])
-    assert outputs is None or len(outputs) == len(targets)
-    heard.saved.restore()
-    assert deviates(heard.tapes[0], heard.optimizer, setup.scaler) is None
-    heard.saved.restore()
-    with torch.no_grad():
-        next(heard.model.parameters()).mul_(1.5)
-    assert deviates(heard.tapes[0], heard.optimizer, setup.scaler) is not None
-    heard.saved.restore()
-    return setup
-
+from freezecheck.probe.faithful import alike, deviates, problem, whole
 
 # -- plain loops --------------------------------------------------------------------------
 
@@ -262,3 +147,315 @@ def test_any_loss_is_replayed_to_the_bit(loss: Loss):
     check(heard, 4)
     assert heard.model is model
     assert all(taped.samples in (2, 5) for taped in heard.tapes)
+
+
+# -- steps of several parts ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("unscaled", [True, False])
+def test_a_scaler_accumulation_and_clipping(unscaled: bool):
+    torch.manual_seed(0)
+    model = net()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
+    with recording(model, scaler=scaler) as heard:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+        for _ in range(3):
+            for x, y in data(3):
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss = F.cross_entropy(model(x), y)
+                scaler.scale(loss / 3).backward()
+            if unscaled:
+                scaler.unscale_(optimizer)
+                nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+    setup = check(heard, 3)
+    assert setup.scaler is scaler
+    assert [taped.samples for taped in heard.tapes] == [15] * 3
+    assert setup.criterion() is not None
+
+
+def test_a_step_that_the_scaler_skips_is_none():
+    torch.manual_seed(0)
+    model = net()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)
+    with recording(model, scaler=scaler) as heard:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+        for index, (x, y) in enumerate(data(3)):
+            loss = F.cross_entropy(model(x), y) * (1e20 if index == 0 else 1.0)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+    assert problem(heard.tapes) is None
+    assert [len(taped.backwards) for taped in heard.tapes] == [1, 1]
+    assert heard.tapes[0].backwards[0].value < 10
+
+
+@pytest.mark.parametrize("clip", [nn.utils.clip_grad_norm_, nn.utils.clip_grad_value_])
+def test_clipping_of_a_generator(clip: Callable[..., Any]):
+    torch.manual_seed(0)
+    model = net()
+    with recording(model) as heard:
+        clip = getattr(nn.utils, clip.__name__)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        for x, y in data(3):
+            F.cross_entropy(model(x), y).backward()
+            clip((p for p in model.parameters()), 0.01)
+            optimizer.step()
+            model.zero_grad()
+    check(heard, 3)
+
+
+def test_two_models_one_after_the_other_beside_a_teacher():
+    torch.manual_seed(0)
+    backbone, head, teacher = net(4), nn.Linear(4, 3), net().eval()
+    with recording(backbone, head) as heard:
+        optimizer = torch.optim.SGD(
+            [{"params": backbone.parameters()}, {"params": head.parameters(), "lr": 0.5}], lr=0.1
+        )
+        for x, y in data(3):
+            with torch.no_grad():
+                wanted = teacher(x)
+            logits = head(F.relu(backbone(x)))
+            soft = F.kl_div(logits.log_softmax(1), wanted.softmax(1), reduction="batchmean")
+            loss = 0.5 * F.cross_entropy(logits, y) + soft
+            optimizer.zero_grad(set_to_none=False)
+            loss.backward()
+            optimizer.step()
+    setup = check(heard, 3)
+    assert heard.tapes[0].modules == [backbone, head]
+    assert list(heard.model.children()) == [backbone, head]
+    _, outputs, targets = setup.run(heard.tapes[0])
+    assert outputs.shape == (5, 3)
+    assert targets.shape == (5,)
+    owner = nn.ModuleDict({"backbone": backbone, "head": head})
+    around = nn.Sequential(owner, teacher)
+    assert whole(heard.tapes, [teacher, around, owner]) is owner
+
+
+def test_steps_driven_by_closures():
+    torch.manual_seed(0)
+    model = net()
+    with recording(model) as heard:
+        optimizer = torch.optim.LBFGS(model.parameters(), lr=0.1, max_iter=2)
+        for x, y in data(2):
+
+            def closure(x: torch.Tensor = x, y: torch.Tensor = y) -> torch.Tensor:
+                optimizer.zero_grad()
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+    assert problem(heard.tapes) is None
+    assert [len(taped.backwards) for taped in heard.tapes] == [1, 1]
+    heard.saved.restore()
+    assert deviates(heard.tapes[0], optimizer) is None
+
+
+def test_the_criterion_of_a_step_is_the_script_s_own():
+    torch.manual_seed(0)
+    model = net()
+    weight = torch.tensor([1.0, 2.0, 3.0])
+    with recording(model) as heard:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(2):
+            for x, y in data(2):
+                (F.cross_entropy(model(x), y, weight, reduction="sum") / 10).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    setup = check(heard, 2)
+    criterion = setup.criterion()
+    assert criterion is not None
+    out, y = torch.randn(5, 3), torch.randint(3, (5,))
+    own = F.cross_entropy(out, y, weight, reduction="sum") / 10 * 2
+    assert float(criterion(out, y)) == pytest.approx(float(own))
+    assert setup.batches.held() == heard.tapes
+
+
+@pytest.mark.parametrize(
+    "loss", [mixup, penalized, pseudo, by_hand], ids=lambda loss: loss.__name__
+)
+def test_a_loss_of_more_than_outputs_and_targets_is_no_criterion(loss: Loss):
+    torch.manual_seed(0)
+    model = net()
+    with recording(model) as heard:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for x, y in data(1):
+            loss(model, x, y).backward()
+            optimizer.step()
+    assert heard.setup.criterion() is None
+
+
+def test_what_is_asked_of_the_model():
+    """Pixels put in a row are in their places again; what contrasts two views is no classification."""
+    torch.manual_seed(0)
+    model = nn.Conv2d(2, 3, 1)
+    with recording(model) as heard:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        labels = torch.randint(3, (4, 5, 5))
+        out = model(torch.randn(4, 2, 5, 5))
+        F.cross_entropy(out.permute(0, 2, 3, 1).reshape(-1, 3), labels.view(-1)).backward()
+        optimizer.step()
+    _, outputs, targets = check(heard, 1).run(heard.tapes[0])
+    assert torch.equal(outputs, model(heard.tapes[0].calls[0].given[0][0].tensor))
+    assert torch.equal(targets, labels)
+    model = net()
+    with recording(model) as heard:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for x, y in data(1):
+            views(model, x, y).backward()
+            optimizer.step()
+    assert heard.setup.run(heard.tapes[0])[1:] == (None, None)
+
+
+# -- what cannot be replayed ----------------------------------------------------------------
+
+Step = Callable[[nn.Module, Any, torch.Tensor, torch.Tensor], None]
+
+
+def penalty(model: nn.Module, optimizer: Any, x: torch.Tensor, y: torch.Tensor) -> None:
+    x.requires_grad_()
+    loss = F.cross_entropy(model(x), y)
+    (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+    (loss + slope.square().sum()).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def hooked(model: nn.Module, optimizer: Any, x: torch.Tensor, y: torch.Tensor) -> None:
+    seen: list[torch.Tensor] = []
+    handle = model[0].register_forward_hook(lambda module, given, out: seen.append(out))  # type: ignore[operator, index]
+    loss = F.cross_entropy(model(x), y) + seen[0].square().mean()
+    handle.remove()
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def both_modes(model: nn.Module, optimizer: Any, x: torch.Tensor, y: torch.Tensor) -> None:
+    loss = F.cross_entropy(model(x), y)
+    model.eval()
+    loss = loss + F.cross_entropy(model(x), y)
+    model.train()
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def kept(model: nn.Module, optimizer: Any, x: torch.Tensor, y: torch.Tensor) -> None:
+    F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+
+
+def by_own_clipping(model: nn.Module, optimizer: Any, x: torch.Tensor, y: torch.Tensor) -> None:
+    F.cross_entropy(model(x), y).backward()
+    for p in model.parameters():
+        assert p.grad is not None
+        p.grad.clamp_(-0.01, 0.01)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def moved(model: nn.Module, optimizer: Any, x: torch.Tensor, y: torch.Tensor) -> None:
+    F.cross_entropy(model(x), y).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.clamp_(-0.1, 0.1)
+
+
+def aliased(model: nn.Module, optimizer: Any, x: torch.Tensor, y: torch.Tensor) -> None:
+    out = model(x)
+    out.detach()[0] = 0
+    F.mse_loss(out, torch.zeros(5, 3)).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+REFUSED: list[tuple[Step, str]] = [
+    (penalty, "gradients of gradients"),
+    (hooked, "whose making was not seen"),
+    (both_modes, "different modes"),
+    (kept, "not set to zero"),
+    (by_own_clipping, "other means than clipping"),
+    (moved, "weights are changed"),
+    (aliased, "shares its memory"),
+]
+
+
+@pytest.mark.parametrize(
+    ("step", "reason"), REFUSED, ids=lambda each: getattr(each, "__name__", "")
+)
+def test_what_cannot_be_replayed_is_said(step: Step, reason: str):
+    torch.manual_seed(0)
+    model = net()
+    with recording(model) as heard:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for x, y in data(3):
+            step(model, optimizer, x, y)
+    told = problem(heard.tapes)
+    assert told is not None
+    assert reason in told
+    assert "\n" not in told
+
+
+def test_an_input_that_was_overwritten_is_refused():
+    torch.manual_seed(0)
+    model, buffer = net(), torch.zeros(5, 6)
+    with recording(model) as heard:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for x, y in data(2):
+            buffer.copy_(x)
+            F.cross_entropy(model(buffer), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    with pytest.raises(ValueError, match="overwritten"):
+        heard.setup.run(heard.tapes[0])
+    assert "overwritten" in str(problem(heard.tapes))
+
+
+def test_steps_count_until_something_else_is_frozen():
+    torch.manual_seed(0)
+    model = net()
+    with recording(model) as heard:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for index, (x, y) in enumerate(data(4)):
+            model[0].requires_grad_(index > 1)
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert alike(heard.tapes) == heard.tapes[:2]
+
+
+def test_gradients_that_were_thrown_away_count_for_nothing():
+    torch.manual_seed(0)
+    model = net()
+    with recording(model) as heard:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for x, y in data(2):
+            x.requires_grad_()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.zero_grad()
+            F.cross_entropy(model((x + 0.1 * x.grad.sign()).detach()), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert [len(taped.backwards) for taped in heard.tapes] == [1, 1]
+    losses = replay(heard)
+    assert losses == [float(taped.backwards[0].value) for taped in heard.tapes]
+
+
+def test_nothing_is_kept_of_what_is_no_step():
+    """Notes of a validation pass go with its tensors."""
+    model = net()
+    with recording(model):
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        batch = torch.randn(5, 6)
+        F.cross_entropy(model(batch).softmax(1), torch.zeros(5).long()).item()
+        alive = weakref.ref(batch)
+        del batch
+        assert alive() is None
+        del optimizer
