@@ -83,7 +83,9 @@ class Critical:
 
     `certified` is a rate up to which the curvature of the loss promises stability, None where it
     is not known. `safe` is the largest that was tried and went well, `diverges` the smallest that
-    did not; None where there was none. Each is the whole rate, not a factor.
+    did not; None where there was none. `suggested` is the run's own or a lower one; with those of
+    all groups together a warm-up raised no alarm, None where such were not found. Each is
+    the whole rate, not a factor.
     """
 
     group: int

@@ -33,6 +33,7 @@ def probe(
     steps: int = 30,
     max_steps: int = 60,
     device: Any = None,
+    groups: bool = False,
     forward: Callable[[Any, Any], Any] | None = None,
 ) -> ProbeReport:
     """Will a run at these rates explode, collapse, or do harm to what was pretrained?
@@ -50,6 +51,8 @@ def probe(
         scheduler: one or several; they are run on stand-ins only.
         scaler: a `GradScaler`; the forward pass is then under autocast. A step that it skips is none.
         device: where batches go; the model's own if None.
+        groups: look for the critical rate of each parameter group, too, which takes about 200 steps
+            for each; see `Warmup.critical`.
         forward: called with (model, batch) in place of the model.
 
     Gradients are not clipped, nor accumulated over several batches. An iterator that can be gone
@@ -84,7 +87,7 @@ def probe(
             modules, optimizer, scheduler, scaler, generators_of(batches), offload=None
         ) as saved,
     ):
-        report = judged(setup, saved, site, (_PLAIN, *remarks))
+        report = judged(setup, saved, site, (_PLAIN, *remarks), groups)
     for listener in listeners:
         listener(report)
     return report

@@ -10,65 +10,95 @@ too fast, the others often make up for it within some steps.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from freezecheck.live.api import take_snapshot
 from freezecheck.probe import verdict
-from freezecheck.probe.curvature import certified
+from freezecheck.probe.curvature import KNOWN, certified
 from freezecheck.probe.initial import Initial
-from freezecheck.probe.named import names
+from freezecheck.probe.named import names, places
 from freezecheck.probe.saved import Saved
 from freezecheck.probe.setup import Setup
-from freezecheck.probe.steps import RAMP, Course, advance
+from freezecheck.probe.steps import RAMP, Course, advance, warm_up
+from freezecheck.probe.suggested import SHARE, rounded, suggested
 from freezecheck.snapshot import count
-from freezecheck.warmup import UNSAFE, Critical, Warmup
+from freezecheck.warmup import INCONCLUSIVE, SAFE, UNSAFE, Critical, Warmup
 
 MOST = 20  # groups
 _RISING = 40  # steps of the ramp
 _LOW, _HIGH = 1e-2, 1e3  # where it begins and ends, beside the configured rate,
-_BEYOND = 1e2  # and beside what curvature promises
+_BEYOND = 1e2  # and beside what curvature allows
+_SURE = 0.25  # of that: curvature grows as training goes on
 _ROW = 3  # losses in a row above those of the initial weights that end it
-_TRIALS = 7  # warm-ups at one rate, per group
+_TRIALS = 8  # warm-ups at one rate, per group
 _CLOSE = 1.8  # factor between a rate that goes well and one that does not: near enough
 _DOWN = 4.0  # factor between two rates while none has gone well
+_LOWERED, _LESS = 4, 1 / 3  # how often suggested rates are lowered if all together fail, by what
 _READ = 10  # steps between two looks at the losses
 
 
 def with_critical(setup: Setup, saved: Saved, warmup: Warmup) -> tuple[Warmup, tuple[str, ...]]:
     """What a warm-up showed, with the critical rates of the groups, and what is to be said of them.
 
-    The other groups have their own rates or, where with these a warm-up fails, those at which
-    one did not. `saved` is put back before each attempt, not after the last.
+    The other groups have their own rates or, where with these a warm-up fails, a third of those at
+    which one did not. `saved` is put back before each attempt, not after the last.
     """
-    factor = 1.0 if warmup.zone != UNSAFE else warmup.calm
-    if factor is None:
-        return warmup, ("no critical rates: a warm-up fails at whatever rates",)
+    factor = 1.0
+    if warmup.zone == UNSAFE:
+        if warmup.calm is None:
+            return warmup, ("no critical rates: a warm-up fails at whatever rates",)
+        factor = SHARE * warmup.calm
     saved.restore()
-    calm = replace(setup, peaks=[factor * peak for peak in setup.peaks])
     now = take_snapshot(setup.model, setup.optimizer)
     record, called = now.optimizers[0], names(now, 0)
+    calm = replace(setup, peaks=[factor * peak for peak in setup.peaks])
     found = []
     for index in _chosen(setup):
-        safe = certified(
-            replace(calm, scaler=None), index, record.family, record.groups[index].options
-        )
-        attempts = _Attempts(calm, saved, warmup.level, index, called[index])
-        found.append(_bracketed(attempts, setup.peaks[index], safe))
         saved.restore()
-    return replace(warmup, critical=tuple(found)), tuple(_remarks(setup, found, factor))
+        precise = replace(calm, scaler=None)
+        stable = certified(precise, index, record.family, record.groups[index].options)
+        attempts = _Attempts(calm, saved, warmup.level, index, called[index])
+        found.append(_bracketed(attempts, setup.peaks[index], stable))
+    confirmed = _confirmed(setup, saved, warmup, found, places(now, 0))
+    return (
+        replace(warmup, critical=confirmed),
+        tuple(_remarks(setup, confirmed, record.family, factor)),
+    )
 
 
-def _remarks(setup: Setup, found: list[Critical], factor: float) -> Iterator[str]:
+def _confirmed(
+    setup: Setup, saved: Saved, warmup: Warmup, found: list[Critical], where: list[float]
+) -> tuple[Critical, ...]:
+    """With the rates that are suggested for all groups: those with which a warm-up goes well."""
+    ends = {each.group: each.diverges for each in found if each.diverges is not None}
+    rates = suggested(setup.peaks, ends, where)
+    if rates == setup.peaks and warmup.zone == UNSAFE:  # only all together are too high
+        rates = [rounded((warmup.calm or 1.0) * rate) for rate in rates]
+    for _ in range(_LOWERED):
+        if rates == setup.peaks or _goes_well(setup, saved, warmup.level, rates):
+            return tuple(replace(each, suggested=rates[each.group]) for each in found)
+        rates = [rounded(_LESS * rate) for rate in rates]
+    return tuple(found)
+
+
+def _goes_well(setup: Setup, saved: Saved, level: float | None, rates: list[float]) -> bool:
+    saved.restore()
+    course = Course(Initial(setup.model, saved), stage="suggested rates")
+    warm_up(replace(setup, peaks=rates), level, 1.0, course)
+    return course.zone in (SAFE, INCONCLUSIVE)
+
+
+def _remarks(setup: Setup, found: Sequence[Critical], family: str, factor: float) -> Iterator[str]:
     left = len(setup.peaks) - len(found)
     if left:
         yield (
             f"no critical rate of {count(left, 'parameter group')}, without trainable parameters, with"
             f" rate 0, or beyond the largest {MOST}"
         )
-    if any(each.certified is None for each in found):
+    if family not in KNOWN:
         kind = type(setup.optimizer).__name__
-        yield f"which rates the curvature of the loss allows is not known for every group ({kind})"
+        yield f"which rates the curvature of the loss allows is not known for {kind}"
     if factor != 1.0:
         yield (
             f"critical rates are those with the other groups at {factor:.2g} of their rates: with all"
@@ -87,34 +117,39 @@ def _chosen(setup: Setup) -> list[int]:
     return sorted(largest)
 
 
-def _bracketed(attempts: _Attempts, rate: float, promised: float | None) -> Critical:
+def _bracketed(attempts: _Attempts, rate: float, stable: float | None) -> Critical:
     """By a ramp, then by warm-ups between the largest rate that went well and the smallest that did
-    not, until these are close."""
-    high = max(_HIGH * rate, _BEYOND * (promised or 0.0))
-    low = min(rate, _LOW * rate if promised is None else promised)
-    well = ill = None
-    calm = most = 0.0  # the largest rates without harm, and of all
+    not, until these are close. `stable` is what the curvature allows, None where it is not known."""
+    high = max(_HIGH * rate, _BEYOND * (stable or 0.0))
+    low = min(rate, _LOW * rate if stable is None else stable)
+    well = ill = alarmed = None
+    most = 0.0
     at = attempts.ramp(low, high) or high
     for _ in range(_TRIALS):
         most = max(most, at)
         said = attempts.hold(at)
-        if said == verdict.ALARM:
-            ill = at if ill is None else min(ill, at)
-        else:
-            calm = max(calm, at)
         if said == verdict.HEALTHY:
             well = at if well is None else max(well, at)
+        else:
+            ill = at if ill is None else min(ill, at)
+        if said == verdict.ALARM:
+            alarmed = at if alarmed is None else min(alarmed, at)
         if ill is None:
             if at >= high:
                 break
             at = high
-        elif not calm:
+        elif well is None:
             at = ill / _DOWN
-        elif ill <= _CLOSE * calm:
+        elif ill <= _CLOSE * well:
             break
         else:
-            at = math.sqrt(calm * ill)
-    return Critical(attempts.group, attempts.name, rate, promised, well, ill, most)
+            at = math.sqrt(well * ill)
+    # To learn nothing is a failure only where lower rates learn.
+    ends = ill if well is not None else alarmed
+    sure = None if stable is None else _SURE * stable
+    if sure is not None and ends is not None and sure >= ends:
+        sure = None  # as it turned out
+    return Critical(attempts.group, attempts.name, rate, sure, well, ends, most)
 
 
 @dataclass(slots=True)
@@ -164,9 +199,8 @@ class _Attempts:
                 return verdict.ALARM
             if len(course.losses) >= self.setup.steps:
                 said = verdict.paired(course.losses, course.initial, self.level)
-        if said == verdict.UNCLEAR and verdict.high(course.losses, course.initial, self.level):
-            return verdict.ALARM
-        return said
+        beyond = verdict.excess(course.losses, course.initial, self.level) > verdict.HIGH
+        return verdict.ALARM if said == verdict.UNCLEAR and beyond else said
 
     def _begun(self, what: str) -> Course:
         self.saved.restore()

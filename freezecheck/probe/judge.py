@@ -13,6 +13,7 @@ from freezecheck.live import values
 from freezecheck.live.record import unheard
 from freezecheck.probe import drift, task, verdict
 from freezecheck.probe.batches import HELD, size
+from freezecheck.probe.critical import with_critical
 from freezecheck.probe.floor import floor
 from freezecheck.probe.initial import Initial
 from freezecheck.probe.looks import Seen, head, seen, settled
@@ -31,10 +32,20 @@ _TRIES = 6
 _SHOWN = 8  # classes, beside all others
 
 
-def judged(setup: Setup, saved: Saved, site: Site | None, remarks: tuple[str, ...]) -> ProbeReport:
-    """Probe; what `saved` holds is for the caller to put back."""
+def judged(
+    setup: Setup,
+    saved: Saved,
+    site: Site | None,
+    remarks: tuple[str, ...],
+    groups: bool = False,
+) -> ProbeReport:
+    """Probe, and with `groups` look for the critical rate of each parameter group; what `saved`
+    holds is for the caller to put back."""
     with unheard(), plainly():
         warmup, pools, course = _probed(setup, saved)
+        if groups:
+            warmup, more = with_critical(setup, saved, warmup)
+            remarks += more
     trace = replace(_trace(warmup, pools), site=site)
     found = check(catalogue.load(), traces=[trace])
     return ProbeReport(tuple(found), trace, (*remarks, *_remarks(setup, warmup, course)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean
 
 from freezecheck.snapshot import Snapshot, Stage, summarise
 
@@ -13,16 +14,9 @@ _LISTED = 3  # stages
 def names(now: Snapshot, optimizer: int) -> list[str]:
     """A name for each group of an optimizer, all different."""
     groups = now.optimizers[optimizer].groups
-    held: list[dict[tuple[int, int], None]] = [{} for _ in groups]
-    for model, record in enumerate(now.models):
-        for stage in range(len(record.stages)):
-            for param in now.by_stage[model, stage]:
-                for place in param.held:
-                    if place.optimizer == optimizer and param.trainable:
-                        held[place.group][model, stage] = None
     every = sum(len(record.stages) for record in now.models)
     found = []
-    for group, stages in zip(groups, held):
+    for group, stages in zip(groups, _held(now, optimizer)):
         own = group.options.get("name")
         if isinstance(own, str) and own:
             found.append(own)
@@ -31,6 +25,22 @@ def names(now: Snapshot, optimizer: int) -> list[str]:
         else:
             found.append(_range([now.models[model].stages[at] for model, at in stages]))
     return _told_apart(found, [group.weight_decay for group in groups])
+
+
+def places(now: Snapshot, optimizer: int) -> list[float]:
+    """How far from the input each group lies: the mean number of its stages."""
+    return [fmean(at for _, at in stages) if stages else 0.0 for stages in _held(now, optimizer)]
+
+
+def _held(now: Snapshot, optimizer: int) -> list[list[tuple[int, int]]]:
+    """By group: the (model, stage) of its trainable parameters, in the order of the stages."""
+    held: list[dict[tuple[int, int], None]] = [{} for _ in now.optimizers[optimizer].groups]
+    for place, params in now.by_stage.items():
+        for param in params:
+            for within in param.held:
+                if within.optimizer == optimizer and param.trainable:
+                    held[within.group][place] = None
+    return [list(stages) for stages in held]
 
 
 def _range(stages: Sequence[Stage]) -> str:
@@ -43,12 +53,10 @@ def _range(stages: Sequence[Stage]) -> str:
 
 def _told_apart(found: list[str], decays: Sequence[float]) -> list[str]:
     """Weights and biases of one stage are often two groups, of which one does not decay."""
-    often = Counter(found)
-    named = [
-        f"{name}, decay {decay:.3g}" if often[name] > 1 else name
-        for name, decay in zip(found, decays)
-    ]
-    often = Counter(named)
+    decayed = [f"{name}, decay {decay:.3g}" for name, decay in zip(found, decays)]
+    numbered = [f"{name} (group {index})" for index, name in enumerate(found)]
+    once, apart = Counter(found), Counter(decayed)
     return [
-        f"{name} (group {index})" if often[name] > 1 else name for index, name in enumerate(named)
+        name if once[name] == 1 else decay if apart[decay] == 1 else number
+        for name, decay, number in zip(found, decayed, numbered)
     ]
