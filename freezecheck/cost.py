@@ -74,6 +74,9 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
-def _size(number: int) -> str:
-    gib = number / 2**30
-    return f"{gib:.1f} GiB" if gib >= 1 else f"{number / 2**20:.0f} MiB"
+def _size(number: float) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1024
+    return f"{number:.3g} GiB"

@@ -10,7 +10,6 @@ from typing import Any
 
 from freezecheck.cost import Cost
 from freezecheck.live import values
-from freezecheck.live.batch import tensors
 from freezecheck.probe.batches import size
 from freezecheck.probe.initial import Initial
 from freezecheck.probe.looks import seen
@@ -20,8 +19,9 @@ from freezecheck.probe.setup import Setup
 from freezecheck.probe.steps import step
 
 
-def price(setup: Setup, saved: Saved, times: Sequence[float], groups: bool) -> Cost:
-    """`times` are when the script's own steps were taken, in seconds."""
+def price(setup: Setup, saved: Saved, times: Sequence[float], nbytes: int, groups: bool) -> Cost:
+    """`times` are when the script's own steps were taken, in seconds; a recorded step holds on to
+    `nbytes`."""
     initial, batch = Initial(setup.model, saved), setup.batch(0)
     held = setup.batches.held()
     samples = sum(map(size, held)) or 1
@@ -45,7 +45,7 @@ def price(setup: Setup, saved: Saved, times: Sequence[float], groups: bool) -> C
         enough * _seconds(setup, look),
         peak(setup.device) or 0,
         saved.nbytes,
-        sum(t.numel() * t.element_size() for t in tensors(batch)),
+        nbytes,
     )
 
 

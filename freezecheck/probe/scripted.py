@@ -14,10 +14,10 @@ from typing import Any
 from freezecheck import rates
 from freezecheck.cost import Cost
 from freezecheck.finding import Site
-from freezecheck.live import frames, values
+from freezecheck.live import frames, nested, values
 from freezecheck.live.patches import Patches
 from freezecheck.live.plan import Probing
-from freezecheck.live.program import Taped
+from freezecheck.live.program import Held, Taped
 from freezecheck.live.record import Recorder, alive
 from freezecheck.live.still import told
 from freezecheck.live.tape import Tape
@@ -91,7 +91,8 @@ class Scripted:
                 raise Unfit(problem)
             self._saved.restore()
             if self._wanted.dry:
-                return price.price(setup, self._saved, self._times, self._wanted.groups)
+                held = _held(self.steps[0])
+                return price.price(setup, self._saved, self._times, held, self._wanted.groups)
             return judged(
                 setup, self._saved, self._site, tuple(self._remarks(setup)), self._wanted.groups
             )
@@ -189,6 +190,12 @@ def _scaler(steps: Sequence[Taped]) -> Any:
         growth_interval=used.get_growth_interval(),
         **({"device": used._device} if hasattr(used, "_device") else {}),
     )
+
+
+def _held(step: Taped) -> int:
+    """Bytes of the tensors that a step holds on to."""
+    parts = (part for call in step.calls for part in nested.leaves(call.given))
+    return sum({id(p.tensor): p.tensor.nbytes for p in parts if isinstance(p, Held)}.values())
 
 
 def _now(optimizer: Any) -> list[float]:
