@@ -88,10 +88,11 @@ def _asked(call: Call) -> Asked | None:
         if not known:
             return None
     given = [part for part in (*args, *kwargs.values()) if isinstance(part, (Ref, Held))][:2]
-    given = [kwargs.get(name, part) for name, part in zip(("input", "target"), given)]
-    if len(given) < 2 or not isinstance(given[0], Ref):
+    outputs, targets = (
+        kwargs.get(name, part) for name, part in zip(("input", "target"), (*given, None, None))
+    )
+    if not isinstance(outputs, Ref) or not isinstance(targets, (Ref, Held)):
         return None
-    outputs, targets = given
     return Asked(call, outputs, targets) if known or isinstance(targets, Held) else None
 
 

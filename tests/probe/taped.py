@@ -124,7 +124,9 @@ def check(heard: Recording, steps: int) -> Replayed:
     assert deviates(heard.tapes[0], heard.optimizer, setup.scaler) is None
     heard.saved.restore()
     with torch.no_grad():
-        next(heard.model.parameters()).mul_(1.5)
+        for group in heard.optimizer.param_groups:
+            for weight in group["params"]:
+                weight.add_(0.1 * torch.randn_like(weight))
     assert deviates(heard.tapes[0], heard.optimizer, setup.scaler) is not None
     heard.saved.restore()
     return setup

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 import torch
+from described import described, difference
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from taped import check, recording, replay
 from torch import nn
 from torch.nn import functional as F
 
 from freezecheck.probe.faithful import alike, deviates, problem, whole
+from freezecheck.probe.judge import judged
+from freezecheck.warmup import CLASSES, SAFE, UNSAFE
 
 # -- plain loops --------------------------------------------------------------------------
 
@@ -124,6 +132,8 @@ LOSSES: list[Loss] = [
     decorated,
     custom,
 ]
+
+BY_NAME = {loss.__name__: loss for loss in LOSSES}
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
@@ -311,6 +321,99 @@ def test_what_is_asked_of_the_model():
     assert heard.setup.run(heard.tapes[0])[1:] == (None, None)
 
 
+# -- any loop -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A training loop as people write it."""
+
+    losses: tuple[str, ...]  # of the micro-batches of a step
+    optimizer: str
+    clip: str
+    autocast: bool
+    scaler: bool
+    closure: bool
+    zeros: bool  # gradients are zeros, not None
+    first: bool  # they are set to zero before the forward pass
+    frozen: int  # layers
+    resting: bool  # BatchNorm in eval mode
+    schedule: bool
+
+
+LOOPS = st.builds(
+    Loop,
+    losses=st.lists(
+        st.sampled_from([loss.__name__ for loss in LOSSES]), min_size=1, max_size=3
+    ).map(tuple),
+    optimizer=st.sampled_from(["SGD", "AdamW", "Adagrad", "RMSprop"]),
+    clip=st.sampled_from(["", "clip_grad_norm_", "clip_grad_value_"]),
+    autocast=st.booleans(),
+    scaler=st.booleans(),
+    closure=st.booleans(),
+    zeros=st.booleans(),
+    first=st.booleans(),
+    frozen=st.integers(0, 2),
+    resting=st.booleans(),
+    schedule=st.booleans(),
+)
+
+
+def trained(loop: Loop, model: nn.Sequential, scaler: Any) -> None:
+    """Three steps of the loop."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = getattr(torch.optim, loop.optimizer)(weights, lr=0.02)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 2)
+
+    def gradients() -> None:
+        if loop.first:
+            optimizer.zero_grad(set_to_none=not loop.zeros)
+        for name in loop.losses:
+            x, y = next(data(1))
+            with torch.autocast("cpu", torch.bfloat16, enabled=loop.autocast):
+                loss = BY_NAME[name](model, x, y) / len(loop.losses)
+            (loss if scaler is None else scaler.scale(loss)).backward()
+        if loop.clip:
+            if scaler is not None:
+                scaler.unscale_(optimizer)
+            getattr(nn.utils, loop.clip)(model.parameters(), 0.05)
+
+    def closure() -> None:
+        with torch.enable_grad():
+            gradients()
+
+    for _ in range(3):
+        if loop.closure and scaler is None:
+            optimizer.step(closure)
+        else:
+            gradients()
+            if scaler is None:
+                optimizer.step()
+            else:
+                scaler.step(optimizer)
+                scaler.update()
+        if not loop.first:
+            optimizer.zero_grad(set_to_none=not loop.zeros)
+        if loop.schedule:
+            schedule.step()
+
+
+@settings(max_examples=25, deadline=None)
+@given(loop=LOOPS, seed=st.integers(0, 99))
+def test_any_loop_is_replayed_to_the_bit(loop: Loop, seed: int):
+    torch.manual_seed(seed)
+    model = net()
+    for layer in list(model)[: loop.frozen]:
+        layer.requires_grad_(False)
+    if loop.resting:
+        model[1].eval()
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0) if loop.scaler else None
+    with recording(model, scaler=scaler) as heard, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a scheduler misses the step within the scaler's
+        trained(loop, model, scaler)
+    check(heard, 3)
+
+
 # -- what cannot be replayed ----------------------------------------------------------------
 
 Step = Callable[[nn.Module, Any, torch.Tensor, torch.Tensor], None]
@@ -459,3 +562,33 @@ def test_nothing_is_kept_of_what_is_no_step():
         del batch
         assert alive() is None
         del optimizer
+
+
+# -- the probe ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rate", "zone"), [(0.02, SAFE), (30.0, UNSAFE)])
+def test_a_loop_that_was_recorded_is_probed(rate: float, zone: str):
+    """At a thousandth of its rate, then at the rate itself; afterwards all is as it was."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4))
+    with recording(model) as heard:
+        optimizer = torch.optim.SGD(model.parameters(), lr=rate / 1000, momentum=0.9)
+        for _ in range(30):
+            y = torch.randint(4, (32,))
+            x = torch.randn(32, 6) + 2 * F.one_hot(y, 6)
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 50.0)
+            optimizer.step()
+    heard.saved.restore()
+    before = described([model, optimizer], identity=False)
+    setup = replace(heard.setup, remembered=False, peaks=[rate])
+    report = judged(setup, heard.saved, None, ())
+    heard.saved.restore()
+    assert difference(before, described([model, optimizer], identity=False)) == ""
+    assert report.zone == zone, str(report)
+    assert report.warmup.task == CLASSES
+    assert report.warmup.samples == 256
+    assert report.warmup.level == pytest.approx(math.log(4), abs=0.05)
+    assert report.warmup.eval.accuracy is not None
