@@ -178,6 +178,10 @@ REFUSED = [
         "gradients of gradients",
     ),
     ("print(1)", "before it imported torch"),
+    (
+        "import torch\ntorch.hub.load_state_dict_from_url('http://0.0.0.0:1/weights.pth')",
+        "a probe needs them",
+    ),
 ]
 
 

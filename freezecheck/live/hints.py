@@ -29,14 +29,17 @@ def late(reports: Sequence[Report], seconds: float) -> str:
     )
 
 
-def hint(outcome: str, board: Board, status: int | None, timeout: float) -> str:
-    """What to say of a run with this outcome; `status` is the command's exit status."""
+def hint(
+    outcome: str, board: Board, status: int | None, timeout: float, *, probe: bool = False
+) -> str:
+    """What to say of a run with this outcome; `status` is the command's exit status. A `probe` does
+    not go without weights."""
     if outcome == "failed":
         return f"freezecheck failed inside the script: {board.said('failed')[0]}"
     if refused := board.said("refused"):
         return refused[0]
     if raised := board.said("raised"):
-        return f"{raised[0]}.{_unavailable(board)}"
+        return f"{raised[0]}.{_unavailable(board, probe)}"
     if valueless := board.said("valueless"):
         return f"This needs values, which tensors do not have under --fake: {valueless[0]}"
     if outcome == "timeout":
@@ -51,7 +54,7 @@ def hint(outcome: str, board: Board, status: int | None, timeout: float) -> str:
     return (
         end
         + _reached(board)
-        + _unavailable(board)
+        + _unavailable(board, probe)
         + (f" What it built could not be told: {problem[0]}." if problem else "")
     )
 
@@ -81,7 +84,7 @@ def _reached(board: Board) -> str:
     return " before its first optimizer step" + (f": {short[0]}." if short else ".")
 
 
-def _unavailable(board: Board) -> str:
+def _unavailable(board: Board, probe: bool) -> str:
     """Where weights, or what else a model is made of, could not be had: what to do."""
     without = bool(board.said("weights"))
     for said in board.said("unavailable"):
@@ -89,6 +92,8 @@ def _unavailable(board: Board) -> str:
         if kind == "other":
             only = " (--no-weights leaves out weights alone)" if without else ""
             return f" A file of a hub could not be fetched{only}: {text}"
+        if probe:
+            return f" Its weights could not be loaded, and a probe needs them: {text}"
         if kind == "file":
             ending = "cannot stand in for it here" if without else "goes on without it"
             return f" {text} is not there; --no-weights {ending}."

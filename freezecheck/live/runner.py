@@ -151,7 +151,9 @@ def run(
         if result.outcome == "inspected":
             result.hint = hints.late([r for r in result.reports if not r.stepped], _GRACE)
         else:
-            result.hint = hints.hint(result.outcome, board, result.exit_status, timeout)
+            probe = result.plan.probe is not None
+            status = result.exit_status
+            result.hint = hints.hint(result.outcome, board, status, timeout, probe=probe)
     return result
 
 

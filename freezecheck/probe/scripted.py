@@ -73,7 +73,9 @@ class Scripted:
         recorder.before_step = before_step  # type: ignore[method-assign]
         recorder.scaled = skipped  # type: ignore[method-assign]
         recorder.on_step = lambda _: self._taken()
-        values.torch().compiler.set_stance("force_eager")  # compiled graphs cannot be taken apart
+        patches, torch = Patches(), values.torch()
+        for owner in (torch, torch.nn.Module):
+            patches.around(owner, "compile", _eagerly)
         self._tape.install()
 
     def probe(self) -> ProbeReport | Cost:
@@ -176,6 +178,13 @@ class Scripted:
             yield f"after step {used} the script freezes, unfreezes or sets other modes: probed is what was before"
         if used < setup.max_steps:
             yield f"{count(used, 'step')} could be recorded; the warm-up goes through their batches again"
+
+
+def _eagerly(compile: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Compiled graphs cannot be taken apart. Not asked for before somebody compiles: torch imports
+    its compiler for it."""
+    values.torch().compiler.set_stance("force_eager")
+    return compile(*args, **kwargs)
 
 
 def _scaler(steps: Sequence[Taped]) -> Any:
