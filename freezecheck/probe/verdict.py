@@ -44,7 +44,9 @@ def zone(
 
 def excess(losses: Sequence[float], initial: Sequence[float], level: float | None) -> float:
     """The mean of the last twenty losses, beside that of the initial weights or `level`, whichever
-    is higher; infinite where these are below 0 and the losses are above."""
+    is higher; infinite where these are below 0 and the losses are above, 0 where there are none."""
+    if not losses:
+        return 0.0
     mean, bound = fmean(losses[-2 * LAST :]), fmean(initial)
     bound = bound if level is None else max(bound, level)
     if bound > 0:

@@ -28,22 +28,22 @@ def digits(first: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
 
 @cache
 def task(labels: str, noise: bool) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Digits 5 to 9: `labels` is "balanced" or "majority" (nine in ten are one class, drawn with
-    repetition); `noise` shuffles four in ten labels of the training samples among themselves."""
-    (x, y), (held_x, held_y) = digits(5)
+    """Digits 5 to 9. Of those to train on, with "majority" for `labels`, nine in ten are one class, drawn
+    with repetition; `noise` shuffles four in ten labels among themselves. Tested are all classes alike."""
+    (x, y), held = digits(5)
     if labels == "majority":
-        (x, y), (held_x, held_y) = _skewed(x, y, 1), _skewed(held_x, held_y, 2)
+        x, y = _skewed(x, y)
     if noise:
         draw = torch.Generator().manual_seed(3)
         chosen = torch.randperm(len(y), generator=draw)[: int(_SHUFFLED * len(y))]
         y = y.clone()
         y[chosen] = y[chosen[torch.randperm(len(chosen), generator=draw)]]
-    return (x, y), (held_x, held_y)
+    return (x, y), held
 
 
-def _skewed(x: Tensor, y: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+def _skewed(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     weights = torch.where(y == 0, _MAJORITY / (y == 0).sum(), (1 - _MAJORITY) / (y != 0).sum())
-    draw = torch.Generator().manual_seed(seed)
+    draw = torch.Generator().manual_seed(1)
     chosen = torch.multinomial(weights, len(y), replacement=True, generator=draw)
     return x[chosen], y[chosen]
 
