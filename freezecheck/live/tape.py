@@ -1,8 +1,7 @@
 """A script's own training steps, recorded so that they can be replayed.
 
-What is called at the outermost level is noted: modules, functions of torch on what they return,
-backward passes, clipping. A note lives as long as the tensors that it made, or a backward pass that
-hangs on it: what a step does not need, such as validation, is gone by itself.
+What is called at the outermost level is noted (`calls`): modules, and functions of torch on what they
+return; so are backward passes and clipping (`gradients`).
 """
 
 from __future__ import annotations
@@ -10,36 +9,23 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import itertools
 import threading
-import weakref
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from freezecheck.live import nested, values
+from freezecheck.live import values
+from freezecheck.live.calls import Calls, writes
+from freezecheck.live.gradients import Gradients
 from freezecheck.live.neutral import neutral
 from freezecheck.live.patches import Patches
 from freezecheck.live.program import (
-    Autocast,
     Backward,
     Call,
-    Clip,
-    Held,
     Instruction,
-    Ref,
     Taped,
     needed,
 )
-
-_FOREIGN = (
-    "the loss hangs on a tensor whose making was not seen ({}): one of a hook, an attribute of"
-)
-_FOREIGN += " a module, or an earlier step"
-_BY_HAND = "gradients are changed by other means than clipping"
-_KEPT = "gradients are not set to zero between steps"
-_MOVED = "weights are changed by other means than the optimizer's step"
-_SECOND = "gradients of gradients are taken"
-_OVERWRITTEN = "a tensor is written to through another one that shares its memory"
 
 
 class Tape:
@@ -64,26 +50,18 @@ class Tape:
         self._depth = 0  # of calls within which nothing is noted
         self._closed = True
         self._mode: Any = None
-        self._optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._weights: Any = values.torch().utils.weak.WeakIdKeyDictionary()  # their parameters
-        self._order = 0
-        self._block = 0  # of autocast, counted
-        self._moved: dict[int, int] = {}  # id of a parameter -> its version after the last step
-        self._left: dict[int, tuple[int, int] | None] = {}  # gradients after the last step
+        order = itertools.count(1)
+        self._weights: Any = values.torch().utils.weak.WeakIdKeyDictionary()  # of optimizers
+        self._calls = Calls(order, self._weights)
+        self._gradients = Gradients(order, self._calls)
         self._begin()
 
     def _begin(self) -> None:
         """A step begins."""
-        torch = values.torch()
-        self._made: Any = torch.utils.weak.WeakIdKeyDictionary()  # tensor -> (Ref, version)
-        self._events: list[Backward | Clip] = []
-        self._grads: dict[int, tuple[int, int] | None] = {}  # after the last event
-        self._norms: Any = None
+        self._calls.forget()
+        self._gradients.forget()
         self._rates: list[dict[str, Any]] = []
-        self._problem = ""
         self._scaler: Any = None
-        self._zeroed = False
-        self._evaluates = False  # the step has begun and takes several looks at the loss
 
     # -- in and out --------------------------------------------------------------------
 
@@ -142,23 +120,23 @@ class Tape:
             return None
 
     def _cut(self, optimizer: Any) -> Taped | None:
-        params = _params([optimizer])
-        events = self._events
-        if self._norms is None and not self._evaluates:
-            self._norms = gradient_norms(params)
-        calls = needed([ref for e in events if isinstance(e, Backward) for ref in e.roots])
-        told = [self._problem, *(e.problem for e in events if isinstance(e, Backward))]
-        told += [call.problem for call in calls] + [_modes_differ(calls)]
-        taped = None
-        if any(isinstance(event, Backward) for event in events):
-            program: list[Instruction] = [*events, *calls]
-            program.sort(key=lambda each: each.order)
-            problem = next(filter(None, told), "")
-            taped = Taped(program, self._norms, self._rates, self._scaler, problem)
+        gradients = self._gradients
+        gradients.end_step(optimizer)
+        taped = self._taped() if gradients.descended else None
         self._begin()
-        self._moved = {id(p): p._version for p in params}
-        self._left = _gradients(params)
+        gradients.after_step(optimizer)
         return taped
+
+    def _taped(self) -> Taped:
+        gradients = self._gradients
+        passes = [event for event in gradients.events if isinstance(event, Backward)]
+        calls = needed([ref for each in passes for ref in each.roots])
+        program: list[Instruction] = [*gradients.events, *calls]
+        program.sort(key=lambda each: each.order)
+        told = [gradients.problem, *(each.problem for each in passes)]
+        told += [*(call.problem for call in calls), _modes_differ(calls)]
+        problem = next(filter(None, told), "")
+        return Taped(program, gradients.norms, self._rates, self._scaler, problem)
 
     # -- what is heard -------------------------------------------------------------------
 
@@ -169,10 +147,10 @@ class Tape:
         if self._off():
             return call()
         with self._aside():
-            begun = self._safely(self._given, args, kwargs, target)
+            begun = self._safely(self._calls.given, args, kwargs, target)
             result = call()
             if begun is not None:
-                self._safely(self._note, function, begun, result)
+                self._safely(self._calls.note, function, begun, result)
             return result
 
     def _module(self, original: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
@@ -183,16 +161,16 @@ class Tape:
         return self._listen(module, args, kwargs, lambda: original(module, *args, **kwargs))
 
     def _function(self, function: Any, args: Any, kwargs: Any) -> Any:
-        if self._off() or _passes(function) or not self._matters(args, kwargs):
+        if self._off() or _passes(function) or not self._calls.matters(args, kwargs):
             return function(*args, **kwargs)
         if getattr(function, "__module__", "") == "torch.nn.functional":
             function = inspect.unwrap(function)  # of patches, which have been called already
-        target = args[0] if args and _writes(function) else None
+        target = args[0] if args and writes(function) else None
         return self._listen(function, args, kwargs, lambda: function(*args, **kwargs), target)
 
     def _trains(self, module: Any) -> bool:
         """It is called to train, and an optimizer holds parameters of it."""
-        held = {id(p) for p in _params(self._optimizers)}
+        held = {id(p) for p in self._gradients.params}
         trains = module.training or values.torch().is_grad_enabled()
         return trains and any(id(p) in held for p in module.parameters())
 
@@ -202,12 +180,12 @@ class Tape:
         if self._off() or values.torch()._C._current_graph_task_id() != -1:
             return original(tensors, weights, *args, **kwargs)
         with self._aside():
-            counts = bool(kwargs.get("accumulate_grad")) and not self._complete
+            counts = bool(kwargs.get("accumulate_grad")) and not self._gradients.complete
             if counts:
-                self._safely(self._descends, tensors, weights, *args)
+                self._safely(self._gradients.descends, self._scaler, tensors, weights, *args)
             result = original(tensors, weights, *args, **kwargs)
             if counts:
-                self._safely(self._done)
+                self._safely(self._gradients.done)
             return result
 
     def _clip(self, original: Any, parameters: Any, *args: Any, **kwargs: Any) -> Any:
@@ -216,9 +194,9 @@ class Tape:
         with self._aside():
             if not isinstance(parameters, (list, tuple, values.torch().Tensor)):
                 parameters = list(parameters)
-            self._safely(self._gradients_are_ours)
+            self._safely(self._gradients.are_ours)
             result = original(parameters, *args, **kwargs)
-            self._safely(self._clipped, original, parameters, args, kwargs)
+            self._safely(self._gradients.clipped, original, parameters, args, kwargs)
             return result
 
     def _scale(self, original: Any, scaler: Any, outputs: Any) -> Any:
@@ -226,10 +204,10 @@ class Tape:
             return original(scaler, outputs)
         self._scaler = scaler
         with self._aside():
-            begun = self._safely(self._given, (outputs,), {})
+            begun = self._safely(self._calls.given, (outputs,), {})
             result = original(scaler, outputs)
             if begun is not None and result is not outputs:
-                self._safely(self._note, None, begun, result)
+                self._safely(self._calls.note, None, begun, result)
             return result
 
     def _unscale(self, original: Any, scaler: Any, optimizer: Any) -> Any:
@@ -237,28 +215,28 @@ class Tape:
             return original(scaler, optimizer)
         with self._aside():
             result = original(scaler, optimizer)
-            self._safely(self._clipped, None, [], (), {})
+            self._safely(self._gradients.clipped, None, [], (), {})
             return result
 
     def _scaler_step(
         self, original: Any, scaler: Any, optimizer: Any, *args: Any, **kw: Any
     ) -> Any:
-        before = self._events
+        before = self._gradients.events
         result = original(scaler, optimizer, *args, **kw)
-        if before and self._events is before and not self._off():
+        if before and self._gradients.events is before and not self._off():
             self._begin()  # the scaler skipped it
         return result
 
     def _group(self, original: Any, optimizer: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(optimizer, *args, **kwargs)
-        self._optimizers.add(optimizer)
+        self._gradients.optimizers.add(optimizer)
         self._weights.update(dict.fromkeys(optimizer.param_groups[-1]["params"]))
         return result
 
     def _zero(self, original: Any, owner: Any, *args: Any, **kwargs: Any) -> Any:
         result = original(owner, *args, **kwargs)
         if not self._off():
-            self._safely(self._zeros, owner)
+            self._safely(self._gradients.zeros, owner)
         return result
 
     def _autocast_ends(self, original: Any, *args: Any) -> Any:
@@ -266,195 +244,15 @@ class Tape:
         torch = values.torch()
         torch.autocast_increment_nesting()
         if torch.autocast_decrement_nesting() == 0:
-            self._block += 1
+            self._calls.block += 1
         return result
 
     def _before_step(self, optimizer: Any, *_: Any) -> None:
         if self._off():
             return
-        self._evaluates = isinstance(optimizer, values.torch().optim.LBFGS)
         self._rates = [_options(group) for group in optimizer.param_groups]
-        if not any(isinstance(event, Backward) for event in self._events):
-            return  # gradients are made within the step
         with self._aside():
-            self._safely(self._gradients_are_ours)
-            self._norms = self._safely(gradient_norms, _params([optimizer]))
-
-    # -- calls -----------------------------------------------------------------------------
-
-    def _given(self, args: Any, kwargs: Any, target: Any = None) -> _Begun:
-        torch = values.torch()
-        tensors = list(nested.tensors((args, kwargs)))
-        given = nested.rebuilt((args, kwargs), lambda part: self._leaf(part, target))
-        versions = [_version(tensor) for tensor in tensors]
-        grad = torch.is_grad_enabled()
-        return _Begun(given, tensors, versions, grad, self._autocast(), _random())
-
-    def _leaf(self, part: Any, target: Any) -> Any:
-        """What stands for a part of what is given; `target` is about to be written to."""
-        if not isinstance(part, values.torch().Tensor):
-            return part
-        ref = self._ref(part)
-        if ref is not None:
-            return ref
-        if isinstance(part, values.torch().nn.Parameter) or part in self._weights:
-            return part
-        return Held(part.clone(), 0, True) if part is target else Held(part, _version(part))
-
-    def _ref(self, tensor: Any) -> Ref | None:
-        """The result that a tensor is."""
-        made = self._made.get(tensor)
-        if made is not None:
-            ref, version = made
-            return ref if version == _version(tensor) else _unknown(_OVERWRITTEN)
-        if tensor.requires_grad and not tensor.is_leaf:
-            return _unknown(_FOREIGN.format(type(tensor.grad_fn).__name__))
-        return None
-
-    def _matters(self, args: Any, kwargs: Any) -> bool:
-        """It works on results of calls, or on parameters."""
-        grad = values.torch().is_grad_enabled()
-        return any(
-            (grad and tensor.requires_grad) or tensor in self._made
-            for tensor in nested.tensors((args, kwargs))
-        )
-
-    def _note(self, function: Any, begun: _Begun, result: Any) -> None:
-        """What a call made."""
-        known = {id(tensor) for tensor in begun.tensors}
-        results = list(nested.tensors(result))
-        written = [
-            place
-            for place, (tensor, version) in enumerate(zip(begun.tensors, begun.versions))
-            if _version(tensor) != version and not _is_weight(tensor)
-        ]
-        made = [(i, t) for i, t in enumerate(results) if id(t) not in known and not _is_weight(t)]
-        if not made and not written:
-            if getattr(function, "__name__", "") == "register_hook":
-                self._made[begun.tensors[0]] = _unknown("a tensor has a hook"), begun.versions[0]
-            return
-        if not self._worth(function, begun, results):
-            return
-        self._order += 1
-        call = Call(self._order, function, begun.given, begun.grad, begun.autocast)
-        call.written = tuple(written)
-        call.problem = _problem(function, begun, written)
-        call.logits = _place(result, results)
-        if isinstance(function, values.torch().nn.Module):
-            call.modes = tuple(m.training for m in function.modules())
-            call.flags = tuple(p.requires_grad for p in function.parameters())
-        if not _same(begun.random, _random()):
-            call.random = begun.random
-        for index, tensor in made:
-            self._made[tensor] = Ref(call, index), _version(tensor)
-        for index, place in enumerate(written, len(results)):
-            tensor = begun.tensors[place]
-            self._made[tensor] = Ref(call, index), _version(tensor)
-            self._rewrite(tensor, begun.versions[place], Ref(call, index))
-
-    def _rewrite(self, tensor: Any, before: int, ref: Ref) -> None:
-        """Others that share the memory of what was written to have been written to as well."""
-        version = _version(tensor)
-        for other, (own, known) in list(self._made.items()):
-            if other is not tensor and known == before and _base(other) is _base(tensor):
-                self._order += 1
-                call = Call(self._order, _written, ((own, ref), {}), True, ())
-                self._made[other] = Ref(call, 0), version
-
-    def _worth(self, function: Any, begun: _Begun, results: list[Any]) -> bool:
-        """A module that gives no gradients, such as a teacher, is replayed only where training shows
-        in it; what others return is as constant as a target."""
-        torch = values.torch()
-        if not isinstance(function, torch.nn.Module) or any(t.requires_grad for t in results):
-            return True
-        if any(isinstance(part, Ref) for part in nested.leaves(begun.given)):
-            return True
-        gathers = torch.nn.modules.batchnorm._BatchNorm
-        return function.training and any(
-            any(p.requires_grad for p in module._parameters.values() if p is not None)
-            or (isinstance(module, gathers) and module.training and module.track_running_stats)
-            for module in function.modules()
-        )
-
-    def _autocast(self) -> Autocast:
-        torch = values.torch()
-        kinds = [
-            (kind, torch.get_autocast_dtype(kind), torch.is_autocast_cache_enabled())
-            for kind in ("cpu", "cuda")
-            if torch.is_autocast_enabled(kind)
-        ]
-        return (*kinds, self._block) if kinds else ()
-
-    # -- gradients -------------------------------------------------------------------------
-
-    def _descends(self, roots: Any, weights: Any, retain: Any, create: Any, inputs: Any) -> None:
-        """A backward pass begins."""
-        self._gradients_are_ours()
-        params = _params(self._optimizers)
-        if any(self._moved.get(id(p), p._version) != p._version for p in params):
-            self._problem = self._problem or _MOVED
-        refs = [self._ref(root) for root in roots]
-        known = [ref for ref in refs if ref is not None]
-        self._order += 1
-        event = Backward(
-            self._order,
-            known,
-            list(weights),
-            tuple(inputs or ()),
-            bool(retain),
-            self._autocast(),
-            _loss(zip(roots, refs, weights), self._scaler),
-        )
-        if len(known) < len(refs):
-            event.problem = "a backward pass begins at a parameter or at a constant"
-        if create:
-            event.problem = _SECOND
-        self._events.append(event)
-
-    def _done(self) -> None:
-        """A backward pass, or clipping, is over."""
-        self._norms = None
-        self._grads = _gradients(_params(self._optimizers))
-
-    @property
-    def _complete(self) -> bool:
-        """The rest of the step repeats what has been noted, with other weights."""
-        return self._evaluates and any(isinstance(event, Backward) for event in self._events)
-
-    def _clipped(self, function: Any, parameters: Any, args: Any, kwargs: Any) -> None:
-        self._order += 1
-        given = [parameters] if isinstance(parameters, values.torch().Tensor) else list(parameters)
-        quiet = (
-            {**kwargs, "error_if_nonfinite": False} if "error_if_nonfinite" in kwargs else kwargs
-        )
-        self._events.append(Clip(self._order, function, given, args, quiet, self._autocast()))
-        self._done()
-
-    def _gradients_are_ours(self) -> None:
-        """Nobody else has touched the gradients since the last event."""
-        params = _params(self._optimizers)
-        now = _gradients(params)
-        if any(isinstance(event, Backward) for event in self._events):
-            before = self._grads
-            changed = {
-                key for key, grad in before.items() if grad is not None and now.get(key) != grad
-            }
-            if changed and all(
-                now.get(key) is None for key, grad in before.items() if grad is not None
-            ):
-                self._events.clear()  # they were thrown away
-            elif changed:
-                self._problem = self._problem or _BY_HAND
-        elif not self._zeroed and any(g is not None and now[k] == g for k, g in self._left.items()):
-            self._problem = self._problem or _KEPT
-
-    def _zeros(self, owner: Any) -> None:
-        """Gradients are thrown away: what was done for them, too."""
-        grouped = hasattr(owner, "param_groups")
-        own = {id(p) for p in (_params([owner]) if grouped else owner.parameters())}
-        if not self._complete and own & {id(p) for p in _params(self._optimizers)}:
-            self._zeroed = True
-            self._events.clear()
+            self._safely(self._gradients.begin_step, optimizer)
 
     # -- ourselves -------------------------------------------------------------------------
 
@@ -494,18 +292,6 @@ class Tape:
         self._failed(error)
 
 
-@dataclass(slots=True)
-class _Begun:
-    """What a call is given, and how things are before it."""
-
-    given: Any
-    tensors: list[Any]
-    versions: list[int]
-    grad: bool
-    autocast: Autocast
-    random: Any
-
-
 def _mode(heard: Callable[[Any, Any, Any], Any]) -> Any:
     """Has `heard` called in place of torch's functions."""
 
@@ -543,48 +329,6 @@ def _passes(function: Any) -> bool:
     return function in _passed()
 
 
-def _writes(function: Any) -> bool:
-    """By its name it writes to its first argument: `add_`, `__iadd__`, `__setitem__`."""
-    name = getattr(function, "__name__", "")
-    if name.startswith("__"):
-        return name == "__setitem__" or (name.startswith("__i") and name not in _NOT_IN_PLACE)
-    return name.endswith("_")
-
-
-_NOT_IN_PLACE = ("__init__", "__invert__", "__index__", "__int__")
-
-
-def _unknown(problem: str) -> Ref:
-    """A result that cannot be had again."""
-    return Ref(Call(0, None, ((), {}), True, (), problem=problem), 0)
-
-
-def _problem(function: Any, begun: _Begun, written: list[int]) -> str:
-    """Why a call cannot be done again."""
-    if function is values.torch().autograd.grad:
-        return _SECOND
-    kinds = (Ref, Held, values.torch().Tensor)
-    given = [part for part in nested.leaves(begun.given) if isinstance(part, kinds)]
-    for place in written:
-        if not (isinstance(given[place], Ref) or getattr(given[place], "fresh", False)):
-            return f"{_named(function)} writes to what it is given"
-    return ""
-
-
-def _place(result: Any, results: list[Any]) -> int | None:
-    """Where a model's logits are among its results."""
-    if isinstance(result, values.torch().Tensor):
-        return None
-    logits = (
-        result.get("logits") if isinstance(result, Mapping) else getattr(result, "logits", None)
-    )
-    return next((i for i, tensor in enumerate(results) if tensor is logits), None)
-
-
-def _named(function: Any) -> str:
-    return str(getattr(function, "__name__", type(function).__name__))
-
-
 def _modes_differ(calls: list[Call]) -> str:
     known: dict[Any, Call] = {}
     for call in calls:
@@ -593,81 +337,9 @@ def _modes_differ(calls: list[Call]) -> str:
     return ""
 
 
-def _written(tensor: Any, by: Any) -> Any:
-    """The tensor, after it was written to through `by`."""
-    return tensor
-
-
-def _base(tensor: Any) -> Any:
-    """What it is a view of."""
-    return tensor if tensor._base is None else tensor._base
-
-
-def _is_weight(tensor: Any) -> bool:
-    return bool(tensor.is_leaf and tensor.requires_grad)
-
-
-def _version(tensor: Any) -> int:
-    """How often it has been written to."""
-    return 0 if tensor.is_inference() else int(tensor._version)
-
-
 def _options(group: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value.clone() if isinstance(value, values.torch().Tensor) else value
         for name, value in group.items()
         if name != "params"
     }
-
-
-def _params(optimizers: Any) -> list[Any]:
-    return [p for o in optimizers for group in o.param_groups for p in group["params"]]
-
-
-def _gradients(params: list[Any]) -> dict[int, tuple[int, int] | None]:
-    """Which gradients there are, and how often they were written to."""
-    return {id(p): None if p.grad is None else (id(p.grad), _version(p.grad)) for p in params}
-
-
-def gradient_norms(params: list[Any]) -> Any:
-    """Of the gradients [parameters]; 0 where there is none."""
-    torch = values.torch()
-    home = params[0].device
-    with torch.no_grad():
-        each = [
-            torch.zeros((), device=home)
-            if p.grad is None
-            else p.grad.detach().abs().float().norm().to(home, non_blocking=True)
-            for p in params
-        ]
-        return torch.stack(each)
-
-
-def _loss(roots: Any, scaler: Any) -> Any:
-    """The loss of a backward pass, on the device."""
-    total: Any = 0
-    with values.torch().no_grad():
-        for root, ref, weight in roots:
-            value = (root.detach() * weight).sum()
-            total = total + (value / scaler._scale if scaled(ref) else value)
-    return total
-
-
-def scaled(ref: Ref | None) -> bool:
-    """A scaler's factor is in a result."""
-    return ref is not None and any(
-        call.function is None and not call.problem for call in needed([ref])
-    )
-
-
-def _random() -> list[Any]:
-    """The states of the generators that modules draw from."""
-    torch = values.torch()
-    states = [torch.get_rng_state()]
-    if torch.cuda.is_initialized():
-        states.append(torch.cuda.get_rng_state())
-    return states
-
-
-def _same(one: list[Any], other: list[Any]) -> bool:
-    return len(one) == len(other) and all(a.equal(b) for a, b in zip(one, other))

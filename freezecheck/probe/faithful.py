@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from freezecheck.live import nested, values
+from freezecheck.live.gradients import gradient_norms
 from freezecheck.live.program import Held, Taped
-from freezecheck.live.tape import gradient_norms
 from freezecheck.probe.play import Play
 
 _EXACT = 1e-4  # relative difference that is left to the order of additions

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from freezecheck.live.patches import Patches
@@ -56,7 +55,7 @@ def recording(*modules: nn.Module, scaler: Any = None) -> Iterator[Recording]:
     heard = Recording()
 
     def begin() -> None:
-        heard.optimizer = next(iter(tape._optimizers))
+        heard.optimizer = next(iter(tape._gradients.optimizers))
         heard.saved = Saved(list(modules), [heard.optimizer], (), [scaler] if scaler else ())
 
     def stepped(optimizer: Any, *_: Any) -> None:
