@@ -17,6 +17,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import freezecheck
@@ -30,7 +32,7 @@ from freezecheck.report.line import clean, plain
 from freezecheck.report.spark import bars, sparkline
 from freezecheck.report.streams import Stream
 from freezecheck.report.terminal import warmup_display
-from freezecheck.trace import NOT_FINITE, Pool, Trace
+from freezecheck.trace import COLLAPSED, NOT_FINITE, Pool, Trace
 from freezecheck.warmup import (
     CLASSES,
     INCONCLUSIVE,
@@ -264,6 +266,67 @@ def test_courses_and_shares_as_bars():
     assert len(sparkline(range(1000), 60, blocks=True)) == 60
     assert bars([0.0, 1.0, 0.5], blocks=True) == "▁█▅"
     assert len(bars([0.001] * 1000, blocks=True)) <= 40
+
+
+numbers = st.floats(width=32) | st.sampled_from([0.0, math.nan, math.inf, 1.0, 1e-3])
+rates = st.floats(0, 1e6)
+share = st.floats(0, 1)
+names = st.text(max_size=40)
+looks = st.none() | st.builds(Look, numbers, st.none() | share)
+some_rate = st.none() | rates
+
+
+@st.composite
+def any_warmup(draw: st.DrawFn) -> Warmup:
+    steps = draw(st.integers(0, 70))
+    course = st.lists(numbers, min_size=steps, max_size=steps).map(tuple)
+    classes = draw(st.integers(1, 8))
+    row = st.lists(share, min_size=classes + 1, max_size=classes + 1).map(tuple)
+    predicted = st.lists(row, min_size=steps, max_size=steps).map(tuple)
+    shares = st.builds(Shares, st.just(tuple(range(10**6, 10**6 + classes))), predicted, row)
+    critical = st.builds(
+        Critical, st.just(0), names, rates, some_rate, some_rate, some_rate, some_rate, some_rate
+    )
+    return Warmup(
+        CLASSES,
+        draw(st.integers(0, 9999)),
+        10,
+        tuple(draw(st.lists(rates, max_size=30))),
+        draw(course),
+        draw(course),
+        draw(st.none() | numbers),
+        draw(st.sampled_from([SAFE, NEAR, UNSAFE, INCONCLUSIVE])),
+        draw(st.sampled_from(["", NOT_FINITE, COLLAPSED])),
+        draw(st.none() | st.integers(1, max(steps, 1))),
+        layers=tuple(draw(st.lists(st.builds(Layer, names, st.booleans(), st.booleans(), numbers), max_size=30))),
+        samples=draw(st.integers(0, 256)),
+        start=draw(looks),
+        train=draw(looks),
+        eval=draw(looks),
+        settled=draw(looks),
+        features=draw(st.none() | st.builds(Features, numbers, share, share)),
+        shares=draw(st.none() | shares),
+        critical=tuple(draw(st.lists(critical, max_size=20))),
+    )  # fmt: skip
+
+
+@given(any_warmup(), st.sampled_from([60, 80, 120]))
+@settings(max_examples=100, deadline=None)
+def test_whatever_a_warmup_shows_can_be_told(warmup: Warmup, width: int):
+    report = made(warmup)
+    printed = text.render(report, width)
+    assert printed.splitlines()[0].startswith(f"{warmup.zone}: ")
+    assert text.render(through_json(report), width) == printed
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Glyph")  # letters that no font has
+@given(any_warmup())
+@settings(max_examples=5, deadline=None, phases=[Phase.generate])
+def test_whatever_a_warmup_shows_can_be_drawn(warmup: Warmup):
+    outline = Outline(html.page(made(warmup), "title"))
+    assert outline.open == []
+    made(warmup).plot().savefig(io.BytesIO(), format="png", dpi=20)
 
 
 # -- while it goes ------------------------------------------------------------------------------

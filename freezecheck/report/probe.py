@@ -112,6 +112,6 @@ def _fitting(columns: list[Column], width: int) -> list[Column]:
 def _shares(of: Shares, width: int) -> Iterator[Line]:
     """As many classes as there is room for, the rest in silence."""
     columns = told.shares(of)
-    while len(columns) > 2 and sum(column.width + 2 for column in columns) - 2 > width:
+    while len(columns) > 2 and sum(column.width + 1 for column in columns) - 1 > width:
         columns.pop()
     yield from _table(columns, width)
