@@ -15,7 +15,6 @@ UNKNOWN = "unknown"
 
 LAST = 10  # steps at the end that are judged together
 _SURE = 3.0  # standard errors
-_MARGIN = 0.3  # by which rates are to be lowered that are high, but not surely too high
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,29 +148,38 @@ class Warmup:
     @property
     def advice(self) -> str:
         """What to do about rates that are too high."""
-        calm = self.calm
-        if calm is None and self.zone != UNSAFE:
-            return f"lower {self._lowered(_MARGIN)}, and probe again"
-        if calm is None:
+        if self.zone in (UNSAFE, NEAR) and (text := self._by_group):
+            return text
+        if self.calm is None:
             return (
                 "lower the learning rates; at none of those tried, down to a thousandth, did a warm-up"
                 " go well, so look at the loss and the data, too"
             )
-        return f"lower {self._lowered(calm)}, where a warm-up raised no alarm"
-
-    def _lowered(self, factor: float) -> str:
-        return ", ".join(
-            f"group {index} from {rate:.2g} to about {rate * factor:.1g}"
+        lowered = ", ".join(
+            f"group {index} from {rate:.2g} to about {rate * self.calm:.1g}"
             for index, rate in enumerate(self.rates)
             if rate
         )
+        return f"lower {lowered}, where a warm-up raised no alarm"
+
+    @property
+    def _by_group(self) -> str:
+        """Of those whose critical rate is known to be too near; "" if that is none."""
+        parts = []
+        for each in self.critical:
+            if each.suggested is not None and each.suggested < each.rate:
+                near = each.diverges is not None and each.suggested < each.diverges <= 3 * each.rate
+                alone = f" (it diverges near {each.diverges:.1g})" if near else ""
+                parts.append(
+                    f"group {each.group} ({each.name}) from {each.rate:.2g} to about"
+                    f" {each.suggested:.1g}{alone}"
+                )
+        return f"lower {', '.join(parts)}, where a warm-up raised no alarm" if parts else ""
 
     @property
     def late(self) -> tuple[float, float]:
         """The mean loss over the last steps, and that of the initial weights on the same batches."""
-        from statistics import fmean  # slow to import, and rules that judge a text do without
-
-        return fmean(self.losses[-LAST:]), fmean(self.initial[-LAST:])
+        return _mean(self.losses[-LAST:]), _mean(self.initial[-LAST:])
 
     @property
     def gain(self) -> float:
@@ -179,6 +187,10 @@ class Warmup:
         share of theirs."""
         now, first = sum(self.losses[-LAST:]), sum(self.initial[-LAST:])
         return (first - now) / abs(first) if first else 0.0
+
+
+def _mean(numbers: tuple[float, ...]) -> float:
+    return sum(numbers) / len(numbers) if numbers else float("nan")
 
 
 def surely_below(low: float, high: float, samples: int, least: float) -> bool:

@@ -23,7 +23,7 @@ from freezecheck.probe.setup import Setup
 from freezecheck.probe.steps import RAMP, Course, advance, warm_up
 from freezecheck.probe.suggested import SHARE, rounded, suggested
 from freezecheck.snapshot import count
-from freezecheck.warmup import INCONCLUSIVE, SAFE, UNSAFE, Critical, Warmup
+from freezecheck.warmup import INCONCLUSIVE, LAST, SAFE, UNSAFE, Critical, Warmup
 
 MOST = 20  # groups
 _RISING = 40  # steps of the ramp
@@ -190,17 +190,20 @@ class _Attempts:
     def hold(self, rate: float) -> str:
         """What a warm-up at that rate says: `verdict.HEALTHY`, `ALARM` or `UNCLEAR`."""
         course = self._begun(f"at {rate:.2g}")
-        said = verdict.UNCLEAR
-        while said == verdict.UNCLEAR and len(course.losses) < self.setup.max_steps:
+        while True:
             self._advance(
                 course, lambda number: rate * min(1.0, number / RAMP), self.setup.max_steps
             )
             if course.zone or not verdict.finite(course.losses):
                 return verdict.ALARM
-            if len(course.losses) >= self.setup.steps:
-                said = verdict.paired(course.losses, course.initial, self.level)
-        beyond = verdict.excess(course.losses, course.initial, self.level) > verdict.HIGH
-        return verdict.ALARM if said == verdict.UNCLEAR and beyond else said
+            taken = len(course.losses)
+            said = verdict.paired(course.losses, course.initial, self.level)
+            if taken >= self.setup.max_steps:
+                beyond = verdict.excess(course.losses, course.initial, self.level) > verdict.HIGH
+                return verdict.ALARM if said == verdict.UNCLEAR and beyond else said
+            settled = said == verdict.HEALTHY or (said == verdict.ALARM and _stays(course.losses))
+            if taken >= self.setup.steps and settled:
+                return said
 
     def _begun(self, what: str) -> Course:
         self.saved.restore()
@@ -217,3 +220,8 @@ class _Attempts:
             return found
 
         advance(self.setup, course, rates, min(most, len(course.losses) + _READ))
+
+
+def _stays(losses: list[float]) -> bool:
+    """It is no lower than some steps before."""
+    return sum(losses[-LAST:]) >= sum(losses[-2 * LAST : -LAST])

@@ -8,7 +8,7 @@ from typing import Any
 
 from freezecheck import catalogue
 from freezecheck.check import check
-from freezecheck.finding import Site
+from freezecheck.finding import Finding, Site
 from freezecheck.live import values
 from freezecheck.live.record import unheard
 from freezecheck.probe import drift, task, verdict
@@ -18,7 +18,7 @@ from freezecheck.probe.floor import floor
 from freezecheck.probe.initial import Initial
 from freezecheck.probe.looks import Seen, head, seen, settled
 from freezecheck.probe.plainly import compiled, plainly
-from freezecheck.probe.report import ProbeReport
+from freezecheck.probe.report import ProbeReport, harmed
 from freezecheck.probe.saved import Saved
 from freezecheck.probe.setup import NoLoss, Setup
 from freezecheck.probe.steps import RAMP, Course, shares, warm_up
@@ -43,6 +43,8 @@ def judged(
     holds is for the caller to put back."""
     with unheard(), plainly():
         warmup, pools, course = _probed(setup, saved)
+        if warmup.zone in (UNSAFE, NEAR) or harmed(_found(warmup, pools)):
+            warmup = replace(warmup, calm=_calm(setup, saved))
         if groups:
             warmup, more = with_critical(setup, saved, warmup)
             remarks += more
@@ -51,7 +53,13 @@ def judged(
     return ProbeReport(tuple(found), trace, (*remarks, *_remarks(setup, warmup, course)))
 
 
-def _probed(setup: Setup, saved: Saved) -> tuple[Warmup, list[Pool], Course]:
+def _found(warmup: Warmup, pools: list[Pool]) -> list[Finding]:
+    return check(catalogue.load(), traces=[_trace(warmup, pools)])
+
+
+def _probed(
+    setup: Setup, saved: Saved, stage: str = "warm-up"
+) -> tuple[Warmup, list[Pool], Course]:
     """The warm-up, and what was seen before and after it."""
     held = setup.batches.held()
     try:
@@ -62,7 +70,7 @@ def _probed(setup: Setup, saved: Saved) -> tuple[Warmup, list[Pool], Course]:
     kind = _task(start)
     level = task.level(kind, _asked(setup, kind, start), start.pairs)
     classes = start.outputs[0].shape[1] if kind == CLASSES else 0
-    course = Course(Initial(setup.model, saved), classes)
+    course = Course(Initial(setup.model, saved), classes, stage)
     warm_up(setup, level, 1.0, course)
     layers = drift.layers(setup.model, course.initial_weights)
     after = seen(setup, held, top, training=False) if judges else Seen()
@@ -86,7 +94,7 @@ def _probed(setup: Setup, saved: Saved) -> tuple[Warmup, list[Pool], Course]:
         zone,
         outcome,
         verdict.tripped(course.losses, course.initial),
-        _calm(setup, saved, level) if zone == UNSAFE else None,
+        None,
         layers,
         sum(size(batch) for batch in held),
         start.look(kind),
@@ -153,19 +161,23 @@ def _outcome(course: Course, pools: list[Pool | None]) -> str:
     return EXPLODED if course.zone == UNSAFE else ""
 
 
-def _calm(setup: Setup, saved: Saved, level: float | None) -> float | None:
-    """The first of ever smaller factors on all rates at which a warm-up goes well; if none does, the
-    first from which on none raises an alarm, as small rates may need longer to show."""
-    brief = replace(setup, max_steps=setup.steps)
+def _calm(setup: Setup, saved: Saved) -> float | None:
+    """The first of ever smaller factors on all rates at which a warm-up goes well and does no harm; if
+    none does, the first from which on none raises an alarm, as small rates may need longer to show."""
     quiet: float | None = None
     for attempt in range(1, _TRIES + 1):
         factor = float(_CALMER**attempt)
+        peaks = [factor * peak for peak in setup.peaks]
         saved.restore()
-        course = Course(Initial(setup.model, saved), stage=f"{factor:.2g} of the rates")
-        warm_up(brief, level, factor, course)
-        if course.zone == SAFE:
+        warmup, pools, _ = _probed(
+            replace(setup, peaks=peaks, max_steps=setup.steps),
+            saved,
+            f"{factor:.2g} of the rates",
+        )
+        unharmed = not harmed(_found(warmup, pools))
+        if warmup.zone == SAFE and unharmed:
             return factor
-        if course.zone != INCONCLUSIVE:
+        if warmup.zone != INCONCLUSIVE or not unharmed:
             quiet = None
         elif quiet is None:
             quiet = factor

@@ -3,6 +3,7 @@ JSON."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from freezecheck.finding import Finding
@@ -39,8 +40,7 @@ class ProbeReport:
     def zone(self) -> str:
         """`safe`, `near the edge`, `unsafe` or `inconclusive`. Rates that do harm to what was
         pretrained are near the edge, though the loss be well."""
-        harmed = {f.code for f in self.findings} & _HARM
-        return NEAR if harmed and self.warmup.zone == SAFE else self.warmup.zone
+        return NEAR if harmed(self.findings) and self.warmup.zone == SAFE else self.warmup.zone
 
     @property
     def ok(self) -> bool:
@@ -91,3 +91,8 @@ class ProbeReport:
         return render(self)
 
     __repr__ = __str__
+
+
+def harmed(findings: Iterable[Finding]) -> bool:
+    """They tell of harm to what was pretrained."""
+    return any(finding.code in _HARM for finding in findings)

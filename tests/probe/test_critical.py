@@ -94,6 +94,9 @@ def test_a_group_that_is_too_fast_does_not_blame_the_others():
     assert head.suggested is not None
     assert head.suggested < head.diverges / 2
     assert not fails(1, head.suggested)
+    advice = report.warmup.advice
+    assert f"group 1 (2) from 3e+02 to about {head.suggested:.1g}" in advice
+    assert "group 0" not in advice
 
 
 def test_suggested_rates_keep_their_order():
@@ -157,3 +160,25 @@ def called(*groups: dict[str, Any]) -> list[str]:
 )
 def test_groups_are_called_by_their_stages(groups: list[dict[str, Any]], expected: list[str]):
     assert called(*groups) == expected
+
+
+def test_harm_has_a_measured_remedy_though_the_loss_be_well():
+    """A stem that flies away behind a BatchNorm: by how much rates are to be lowered is tried."""
+
+    def setting(factor: float) -> Any:
+        torch.manual_seed(0)
+        x = torch.randn(512, 16)
+        y = x[:, :4].argmax(1)
+        model = nn.Sequential(nn.Linear(16, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 4))
+        groups = [
+            {"params": model[0].parameters(), "lr": 10.0 * factor},
+            {"params": model[3].parameters(), "lr": 3e-3 * factor},
+        ]
+        return model, torch.optim.AdamW(groups), list(zip(x.split(32), y.split(32)))
+
+    report = probe(*setting(1.0), F.cross_entropy)
+    assert report.codes() == ["FC605"]
+    calm = report.warmup.calm
+    assert calm is not None
+    assert f"group 0 from 10 to about {10 * calm:.1g}" in report.warmup.advice
+    assert "FC605" not in probe(*setting(calm), F.cross_entropy).codes()
