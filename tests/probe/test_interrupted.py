@@ -216,7 +216,8 @@ def check(
             trap.remove()
         if trap.left > 0 or caught is None:  # it was over before
             assert caught is None or isinstance(caught, ValueError), caught
-            assert trap.left > 0
+            # What outputs without information cost is not known, then.
+            assert trap.left > 0 or place == "loss"
         elif isinstance(raised, EXHAUSTED) or "allocate memory" in str(raised):
             assert isinstance(caught, freezecheck.OutOfMemory)
             assert re.match(OUT_OF_MEMORY, str(caught))
