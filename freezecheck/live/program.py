@@ -117,9 +117,9 @@ class Taped:
 
     @property
     def modules(self) -> list[Any]:
-        """That are called, each once."""
-        module = _module()
-        return list({c.function: None for c in self.calls if isinstance(c.function, module)})
+        """That are called, or given to what is called; each once."""
+        parts = [p for c in self.calls for p in (c.function, *nested.leaves(c.given))]
+        return list({part: None for part in parts if isinstance(part, _module())})
 
     @property
     def state(self) -> dict[Any, tuple[tuple[bool, ...], tuple[bool, ...]]]:

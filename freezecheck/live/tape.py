@@ -154,7 +154,7 @@ class Tape:
             return result
 
     def _module(self, original: Any, module: Any, *args: Any, **kwargs: Any) -> Any:
-        if self._begins is not None and not self._off() and self._trains(module):
+        if self._begins is not None and self._trains(module):
             begins, self._begins = self._begins, None
             with self._aside(), neutral():
                 begins()
@@ -169,10 +169,14 @@ class Tape:
         return self._listen(function, args, kwargs, lambda: function(*args, **kwargs), target)
 
     def _trains(self, module: Any) -> bool:
-        """It is called to train, and an optimizer holds parameters of it."""
-        held = {id(p) for p in self._gradients.params}
-        trains = module.training or values.torch().is_grad_enabled()
-        return trains and any(id(p) in held for p in module.parameters())
+        """Training begins: an optimizer is there, and a module is called in train mode, or one whose
+        parameters that optimizer holds."""
+        if self._closed or not len(self._weights) or threading.get_ident() != self._thread:
+            return False
+        if module.training:
+            return any(True for _ in (*module.parameters(), *module.buffers()))
+        grad = values.torch().is_grad_enabled()
+        return grad and any(p in self._weights for p in module.parameters())
 
     def _backward(
         self, original: Any, tensors: Any, weights: Any, *args: Any, **kwargs: Any

@@ -62,16 +62,17 @@ def whole(tapes: Sequence[Taped], owners: Iterable[Any] = ()) -> Any:
 
 
 def deviates(taped: Taped, optimizer: Any, scaler: Any = None) -> str | None:
-    """Replay a step with the weights, the modes and the gradients that it was recorded with, and
-    compare: None, or how it differs. It leaves gradients, BatchNorm statistics and random states
-    behind that are to be put back."""
+    """Replay a step with the weights and modes that it was recorded with, and compare: None, or how
+    it differs. It leaves gradients, BatchNorm statistics and random states behind that are to be
+    put back."""
     torch = values.torch()
+    optimizer.zero_grad()
     play = Play(scaler, remembered=True)
     try:
         with torch.enable_grad(), play.going():
             losses = list(play.steps(taped, optimizer))
     except Exception as error:
-        return f"replaying the first step fails: {type(error).__name__}: {error}"
+        return f"replaying the first step fails: {_line(error)}"
     near = _HALF if any(call.autocast for call in taped.calls) else _EXACT
     pairs = [(step.value, loss) for step, loss in zip(taped.backwards, losses)]
     if not all(_near(then, now, near) for then, now in pairs):
@@ -127,3 +128,8 @@ def _overwritten(taped: Taped) -> bool:
 def _strays(tapes: Sequence[Taped]) -> bool:
     parameter = values.torch().nn.Parameter
     return any(not isinstance(weight, parameter) for t in tapes for weight in _weights(t))
+
+
+def _line(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 
 from freezecheck.live.patches import Patches
 from freezecheck.live.program import Taped
@@ -55,8 +58,12 @@ def recording(*modules: nn.Module, scaler: Any = None) -> Iterator[Recording]:
     heard = Recording()
 
     def begin() -> None:
-        heard.optimizer = next(iter(tape._gradients.optimizers))
+        (heard.optimizer,) = tape._gradients.optimizers
         heard.saved = Saved(list(modules), [heard.optimizer], (), [scaler] if scaler else ())
+
+    def stepping(*_: Any) -> None:
+        if heard.saved is None:
+            begin()
 
     def stepped(optimizer: Any, *_: Any) -> None:
         taped = tape.cut(optimizer)
@@ -69,12 +76,13 @@ def recording(*modules: nn.Module, scaler: Any = None) -> Iterator[Recording]:
     patches = Patches()
     tape = Tape(patches, failed, begin)
     tape.install()
-    hook = register_optimizer_step_post_hook(stepped)
+    hooks = [register_optimizer_step_pre_hook(stepping), register_optimizer_step_post_hook(stepped)]
     before = torch.nn.Module.__call__, torch._C._len_torch_function_stack()
     try:
         yield heard
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
         patches.undo()
     assert torch._C._len_torch_function_stack() == before[1] - 1
     assert torch.nn.Module.__call__ is not before[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 import weakref
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from taped import check, recording, replay
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from freezecheck.probe.faithful import alike, deviates, problem, whole
 from freezecheck.probe.judge import judged
@@ -414,6 +416,122 @@ def test_any_loop_is_replayed_to_the_bit(loop: Loop, seed: int):
     check(heard, 3)
 
 
+# -- what people build -----------------------------------------------------------------------
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.LSTM(6, 8, batch_first=True)
+        self.head = nn.Linear(8, 3)
+        self.state: Any = None
+
+    def forward(self, x: torch.Tensor, state: Any = None) -> Any:
+        out, state = self.cells(x, state)
+        return self.head(out[:, -1]), state
+
+    def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """The state goes from step to step, its gradients do not."""
+        out, state = self(x.unsqueeze(1), self.state)
+        self.state = tuple(part.detach() for part in state)
+        return F.cross_entropy(out, y)
+
+
+class Variational(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encode, self.decode = nn.Linear(6, 4), nn.Linear(2, 6)
+
+    def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        mean, log = self.encode(x).chunk(2, 1)
+        out = self.decode(mean + torch.exp(0.5 * log) * torch.randn_like(mean))
+        return F.mse_loss(out, x) - 0.1 * (1 + log - mean.pow(2) - log.exp()).mean()
+
+
+class Averaged(nn.Module):
+    """Learns what the average of its own former weights says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.online = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+        self.target = copy.deepcopy(self.online).requires_grad_(False)
+
+    def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            for average, weight in zip(self.target.parameters(), self.online.parameters()):
+                average.lerp_(weight, 0.1)
+            wanted = self.target(x + 0.1)
+        return -F.cosine_similarity(self.online(x), wanted).mean()
+
+
+class Siamese(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = net()
+
+    def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        one, two = self.body(x), self.body(x + 0.1)
+        both = (one, two.detach()), (two, one.detach())
+        return -sum(F.cosine_similarity(*pair).mean() for pair in both) / 2
+
+
+class Frozen(nn.Module):
+    """The statistics of the body go on all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = net().requires_grad_(False), nn.Linear(3, 3)
+
+    def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            features = self.body(x)
+        return F.cross_entropy(self.head(features), y)
+
+
+class Checkpointed(nn.Module):
+    reentrant = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.2), nn.Linear(8, 3))
+
+    def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        x.requires_grad_()
+        return F.cross_entropy(checkpoint(self.body, x, use_reentrant=self.reentrant), y)
+
+
+class Reentrant(Checkpointed):
+    reentrant = True
+
+
+class Plain(nn.Module):
+    """Weights without modules around them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(3, 6))
+
+    def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        each = F.cross_entropy(F.linear(x, self.weight), y, reduction="none")
+        return ((1 - torch.exp(-each)) ** 2 * each).mean()
+
+
+KINDS = [Recurrent, Variational, Averaged, Siamese, Frozen, Checkpointed, Reentrant, Plain]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_people_build_is_replayed_to_the_bit(kind: type[Any]):
+    torch.manual_seed(0)
+    model = kind()
+    with recording(model) as heard:
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        for x, y in data(3):
+            optimizer.zero_grad()
+            model.loss(x, y).backward()
+            optimizer.step()
+    check(heard, 3)
+
+
 # -- what cannot be replayed ----------------------------------------------------------------
 
 Step = Callable[[nn.Module, Any, torch.Tensor, torch.Tensor], None]
@@ -504,6 +622,21 @@ def test_what_cannot_be_replayed_is_said(step: Step, reason: str):
     assert told is not None
     assert reason in told
     assert "\n" not in told
+
+
+def test_gradients_that_are_changed_unseen_show_when_the_step_is_replayed():
+    torch.manual_seed(0)
+    model = net()
+    with recording(model) as heard:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for x, y in data(2):
+            F.cross_entropy(model(x), y).backward()
+            for p in model.parameters():
+                p.grad.data.mul_(0.5)
+            optimizer.step()
+            optimizer.zero_grad()
+    heard.saved.restore()
+    assert "other gradients" in str(deviates(heard.tapes[0], optimizer))
 
 
 def test_an_input_that_was_overwritten_is_refused():
