@@ -311,7 +311,7 @@ def any_warmup(draw: st.DrawFn) -> Warmup:
 
 
 @given(any_warmup(), st.sampled_from([60, 80, 120]))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_whatever_a_warmup_shows_can_be_told(warmup: Warmup, width: int):
     report = made(warmup)
     printed = text.render(report, width)
@@ -322,7 +322,7 @@ def test_whatever_a_warmup_shows_can_be_told(warmup: Warmup, width: int):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Glyph")  # letters that no font has
 @given(any_warmup())
-@settings(max_examples=5, deadline=None, phases=[Phase.generate])
+@settings(max_examples=3, deadline=None, phases=[Phase.generate])
 def test_whatever_a_warmup_shows_can_be_drawn(warmup: Warmup):
     outline = Outline(html.page(made(warmup), "title"))
     assert outline.open == []

@@ -103,7 +103,10 @@ def _losses(axes: Axes, warmup: Warmup) -> None:
     if lost:
         top = [0.95] * len(lost)
         place = axes.get_xaxis_transform()
-        axes.plot(lost, top, "x", color=BAD, transform=place, label="not finite", markersize=5)
+        axes.plot(
+            lost, top, "x", color=BAD, transform=place, label="not finite", markersize=5,
+            clip_on=False,
+        )  # fmt: skip
     _steps(axes, len(steps))
     legend(axes)
 
