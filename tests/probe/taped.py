@@ -133,7 +133,7 @@ def check(heard: Recording, steps: int) -> Replayed:
     with torch.no_grad():
         for group in heard.optimizer.param_groups:
             for weight in group["params"]:
-                weight.add_(0.1 * torch.randn_like(weight))
+                weight.add_(3 * torch.randn_like(weight))
     assert deviates(heard.tapes[0], heard.optimizer, setup.scaler) is not None
     heard.saved.restore()
     return setup
