@@ -31,9 +31,12 @@ class BatchnormDrift(Rule):
     x = torch.randn(512, 16)
     y = x[:, :4].argmax(1)
     batches = list(zip(x.split(32), y.split(32)))
-    model = nn.Sequential(nn.Linear(16, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 4))
-    stem, head = model[0].parameters(), model[3].parameters()
-    optimizer = torch.optim.AdamW([{"params": stem, "lr": 10.0}, {"params": head, "lr": 3e-3}])
+    norm = nn.BatchNorm1d
+    model = nn.Sequential(
+        nn.Linear(16, 64), norm(64), nn.ReLU(), nn.Linear(64, 64), norm(64), nn.ReLU(), nn.Linear(64, 4)
+    )
+    backbone, head = model[:5].parameters(), model[6].parameters()
+    optimizer = torch.optim.AdamW([{"params": backbone, "lr": 3.0}, {"params": head, "lr": 3e-3}])
     freezecheck.probe(model, optimizer, batches, nn.functional.cross_entropy)  # <- FC605
     ```
 
@@ -46,9 +49,12 @@ class BatchnormDrift(Rule):
     x = torch.randn(512, 16)
     y = x[:, :4].argmax(1)
     batches = list(zip(x.split(32), y.split(32)))
-    model = nn.Sequential(nn.Linear(16, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 4))
-    stem, head = model[0].parameters(), model[3].parameters()
-    optimizer = torch.optim.AdamW([{"params": stem, "lr": 3e-3}, {"params": head, "lr": 3e-3}])
+    norm = nn.BatchNorm1d
+    model = nn.Sequential(
+        nn.Linear(16, 64), norm(64), nn.ReLU(), nn.Linear(64, 64), norm(64), nn.ReLU(), nn.Linear(64, 4)
+    )
+    backbone, head = model[:5].parameters(), model[6].parameters()
+    optimizer = torch.optim.AdamW([{"params": backbone, "lr": 3e-3}, {"params": head, "lr": 3e-3}])
     freezecheck.probe(model, optimizer, batches, nn.functional.cross_entropy)
     ```
 
@@ -60,8 +66,9 @@ class BatchnormDrift(Rule):
 
     ## Limits
 
-    The bound is set where runs on handwritten digits began to lose accuracy; it is far above what
-    usual fine-tuning does. Layers in eval mode do not drift.
+    The bound is set where runs on handwritten digits began to lose accuracy for good; it is far above
+    what usual fine-tuning does. A stem alone at a wild rate stays below it, and often recovers as the rate
+    falls. Layers in eval mode do not drift.
 
     ## References
 
@@ -92,4 +99,4 @@ class BatchnormDrift(Rule):
         )
 
 
-_FAR = 1e3  # nats; healthy runs on handwritten digits stayed below 500
+_FAR = 1e4  # nats; runs on handwritten digits that ended well stayed below 8e3
