@@ -103,6 +103,16 @@ def test_a_script_that_fails_early_is_probed_with_what_it_gave(script):
     assert any(remark.startswith("12 steps could be recorded") for remark in report["left_out"])
 
 
+def test_of_two_trainings_the_first_is_probed(script):
+    """First the head, then everything with another optimizer."""
+    head = SCRIPT.replace("model.parameters()", "model[2].parameters()")
+    after = "optimizer = torch.optim.SGD(model.parameters(), lr=1e9)"
+    text = head + LOOP.format(steps=8) + after + LOOP.format(steps=100)
+    code, report = probed(script(text))
+    assert (code, report["zone"]) == (0, "safe")
+    assert any("another optimizer (SGD) goes on" in remark for remark in report["left_out"])
+
+
 def test_hand_made_rates_count(script):
     """The rate climbs by hand, and never so far within the recorded steps that it fails by itself."""
     loop = LOOP.replace(
@@ -163,16 +173,16 @@ def test_without_a_report_nothing_is_written(script, tmp_path: Path):
 
 
 TWO = """
-other = torch.optim.SGD(model[0].parameters(), lr=1e-3)
+first, second = (torch.optim.SGD(part.parameters(), lr=1e-3) for part in (model[0], model[2]))
 for step in range(1000):
-    for one in (optimizer, other):
+    for one in (first, second):
         one.zero_grad()
         F.cross_entropy(model(inputs), labels).backward()
         one.step()
 """
 
 REFUSED = [
-    (SCRIPT + TWO, "two optimizers take steps"),
+    (SCRIPT + TWO, "two optimizers take steps in turn"),
     (
         SCRIPT + LOOP.replace("loss.backward()", "loss.backward(create_graph=True)"),
         "gradients of gradients",

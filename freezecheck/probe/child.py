@@ -65,14 +65,14 @@ def start(folder: str, note: Note, wanted: Probing) -> None:
         return call
 
     def end() -> None:
-        if os.getpid() == pid and scripted.steps:
+        if os.getpid() == pid and scripted.begun:
             recorder.end()
             guarded(finish)()
 
     recorder = Recorder(lambda _: finish(), wanted.recorded)
     recorder.on_optimizer = lambda: note("optimizer")
     recorder.on_backward = lambda: note("backward")
-    scripted = Scripted(recorder, wanted, progress)
+    scripted = Scripted(recorder, wanted, progress, finish)
     scripted.install()
     for name in ("before_step", "after_step", "scaled"):
         setattr(recorder, name, guarded(getattr(recorder, name)))

@@ -31,6 +31,8 @@ from freezecheck.probe.saved import Saved
 from freezecheck.snapshot import count
 from freezecheck.warmup import Progress
 
+_TURN = 10  # steps in a row that one of several adversaries may take
+
 
 class Unfit(Exception):
     """The script's training cannot be probed; the text says why, in one line."""
@@ -39,16 +41,21 @@ class Unfit(Exception):
 class Scripted:
     """Records the steps of one optimizer; `probe` then judges its rates.
 
-    `progress` hears how far it is.
+    `progress` hears how far it is, `enough` is called where another training begins.
     """
 
     def __init__(
-        self, recorder: Recorder, wanted: Probing, progress: Callable[[Progress], None]
+        self,
+        recorder: Recorder,
+        wanted: Probing,
+        progress: Callable[[Progress], None],
+        enough: Callable[[], None],
     ) -> None:
         self.steps: list[Any] = []
         self._recorder = recorder
         self._wanted = wanted
         self._progress = progress
+        self._enough = enough
         self._tape = Tape(Patches(), self._failed, self._save)
         self._optimizer: Any = None
         self._saved: Saved | None = None
@@ -56,6 +63,7 @@ class Scripted:
         self._times: list[float] = []
         self._site: Site | None = None
         self._problem = ""
+        self._next = ""  # the optimizer that goes on after the one that was recorded
 
     def install(self) -> None:
         """Listen; before the recorder's own hooks are put in place."""
@@ -77,6 +85,11 @@ class Scripted:
         for owner in (torch, torch.nn.Module):
             patches.around(owner, "compile", _eagerly)
         self._tape.install()
+
+    @property
+    def begun(self) -> bool:
+        """A step was taken, or was to be."""
+        return self._optimizer is not None
 
     def probe(self) -> ProbeReport | Cost:
         """The report, or what it would take. Unfit; OutOfMemory."""
@@ -136,10 +149,18 @@ class Scripted:
             self._peaks = _now(optimizer)
             self._save()
         elif optimizer is not self._optimizer:
-            raise Unfit(
-                "two optimizers take steps, and a warm-up is of one: freezecheck.probe(...) judges each"
-                " by itself"
-            )
+            if not self._follows(optimizer):
+                raise Unfit(
+                    "two optimizers take steps in turn, and a warm-up is of one: freezecheck.probe(...)"
+                    " judges each by itself"
+                )
+            self._next = type(optimizer).__name__
+            self._enough()
+
+    def _follows(self, optimizer: Any) -> bool:
+        """It goes on with what the first one has trained, or comes so late that they do not take turns."""
+        first, second = _held_by(self._optimizer), _held_by(optimizer)
+        return len(self.steps) > _TURN or not first.isdisjoint(second)
 
     def _taken(self) -> None:
         """A step has been taken."""
@@ -176,6 +197,8 @@ class Scripted:
         taken, used = len(self.steps), len(faithful.alike(self.steps))
         if used < taken:
             yield f"after step {used} the script freezes, unfreezes or sets other modes: probed is what was before"
+        if self._next:
+            yield f"after {count(taken, 'step')} another optimizer ({self._next}) goes on: probed is the first one"
         if used < setup.max_steps:
             yield f"{count(used, 'step')} could be recorded; the warm-up goes through their batches again"
 
@@ -205,6 +228,10 @@ def _held(step: Taped) -> int:
     """Bytes of the tensors that a step holds on to."""
     parts = (part for call in step.calls for part in nested.leaves(call.given))
     return sum({id(p.tensor): p.tensor.nbytes for p in parts if isinstance(p, Held)}.values())
+
+
+def _held_by(optimizer: Any) -> set[int]:
+    return {id(p) for group in optimizer.param_groups for p in group["params"]}
 
 
 def _now(optimizer: Any) -> list[float]:
