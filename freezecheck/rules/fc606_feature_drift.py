@@ -13,7 +13,7 @@ class FeatureDrift(Rule):
     ## What it does
 
     Compares the features that go into the head, of the same samples in eval mode, before and after
-    a warm-up at the run's largest rates. Finds that half of them have become the same for every sample, or
+    a warm-up at the run's largest rates. Finds that three in four have become the same for every sample, or
     that they point elsewhere and tell the labels less well.
 
     ## Why it matters
@@ -31,7 +31,7 @@ class FeatureDrift(Rule):
     y = x[:, :4].argmax(1)
     batches = list(zip(x.split(32), y.split(32)))
     model = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 4))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.3)
     freezecheck.probe(model, optimizer, batches, nn.functional.cross_entropy)  # <- FC606
     ```
 
@@ -97,6 +97,6 @@ class FeatureDrift(Rule):
         )
 
 
-_DEAD = 0.5
+_DEAD = 0.75  # with 0.6, runs on handwritten digits ended well
 _ELSEWHERE = 0.9
 _WORSE = 0.05
