@@ -120,7 +120,7 @@ class Gradients:
         if self.descended:
             before = {key: grad for key, grad in self._grads.items() if grad is not None}
             if before and all(now.get(key) is None for key in before):
-                self.events.clear()  # they were thrown away
+                self._throw_away()
             elif any(now.get(key) != grad for key, grad in before.items()):
                 self.problem = self.problem or _BY_HAND
         elif not self._zeroed:
@@ -133,8 +133,13 @@ class Gradients:
         grouped = hasattr(owner, "param_groups")
         own = {id(p) for p in (params([owner]) if grouped else owner.parameters())}
         if not self.complete and own & {id(p) for p in self.params}:
-            self._zeroed = True
-            self.events.clear()
+            self._throw_away()
+
+    def _throw_away(self) -> None:
+        """What was done for these gradients counts for nothing."""
+        self._zeroed = True
+        self.events.clear()
+        self.problem = ""
 
 
 def params(optimizers: Any) -> list[Any]:

@@ -3,6 +3,7 @@ first gives again what it gave."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ def deviates(taped: Taped, optimizer: Any, scaler: Any = None) -> str | None:
     put back."""
     torch = values.torch()
     optimizer.zero_grad()
-    play = Play(scaler, remembered=True)
+    play = Play(copy.deepcopy(scaler), remembered=True)  # which may be left unscaled
     try:
         with torch.enable_grad(), play.going():
             losses = list(play.steps(taped, optimizer))

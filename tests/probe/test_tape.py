@@ -188,6 +188,25 @@ def test_a_scaler_accumulation_and_clipping(unscaled: bool):
     assert setup.criterion() is not None
 
 
+def test_looking_at_a_step_leaves_the_scaler_alone():
+    torch.manual_seed(0)
+    model = net()
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    with recording(model, scaler=scaler) as heard:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.05)
+        for x, y in data(2):
+            scaler.scale(F.cross_entropy(model(x), y)).backward()
+            scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+    heard.saved.restore()
+    another = torch.amp.GradScaler("cpu", init_scale=32.0)
+    for _ in range(2):
+        assert deviates(heard.tapes[0], optimizer, another) is None
+        heard.saved.restore()
+
+
 def test_a_step_that_the_scaler_skips_is_none():
     torch.manual_seed(0)
     model = net()
@@ -682,6 +701,22 @@ def test_gradients_that_were_thrown_away_count_for_nothing():
     assert [len(taped.backwards) for taped in heard.tapes] == [1, 1]
     losses = replay(heard)
     assert losses == [float(taped.backwards[0].value) for taped in heard.tapes]
+
+
+def test_gradients_left_over_and_then_thrown_away_do_not_matter():
+    """As of a loop that zeroes at the last of its micro-batches only."""
+    torch.manual_seed(0)
+    model = net()
+    with recording(model) as heard:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for index, (x, y) in enumerate(data(4)):
+            if index % 2:
+                optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            if index % 2:
+                optimizer.step()
+    assert problem(heard.tapes) is None
+    assert [len(taped.backwards) for taped in heard.tapes] == [1, 1]
 
 
 def test_nothing_is_kept_of_what_is_no_step():
