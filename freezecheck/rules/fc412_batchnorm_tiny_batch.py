@@ -44,6 +44,20 @@ class BatchnormTinyBatch(Rule):
     optimizer.step()
     ```
 
+    In a probe:
+
+    ```python live probe
+    import freezecheck, torch
+    from torch import nn
+
+    y = torch.randint(2, (256,))
+    x = torch.randn(256, 16) + 3 * nn.functional.one_hot(y, 16)
+    batches = list(zip(x.split(3), y.split(3)))
+    model = nn.Sequential(nn.Linear(16, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 2))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=7e-4)
+    freezecheck.probe(model, optimizer, batches, nn.functional.cross_entropy)  # <- FC412
+    ```
+
     ## Good
 
     Train with the pretrained statistics; the layers' weight and bias still learn:

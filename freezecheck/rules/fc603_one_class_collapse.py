@@ -70,6 +70,9 @@ class OneClassCollapse(Rule):
     the loss has risen since, or it has spiked, or the scores of different samples have come a hundred times
     closer.
 
+    A probe looks at the same samples in train and in eval mode, before and after its steps, and finds a
+    collapse where both agree afterwards.
+
     ## Limits
 
     Of more than 4,096 classes, of several labels to a sample, and of losses written by hand nothing is
@@ -96,8 +99,9 @@ class OneClassCollapse(Rule):
                 f"{pool.share:.0%} of the predictions of a step are one class, and the scores tell"
                 " the labels no better than chance"
             )
+        samples = "samples" if trace.warmup is not None else "training samples"
         yield self.finding(
-            f"The model has collapsed to one class: in {pool.samples} training samples {what}.",
+            f"The model has collapsed to one class: in {pool.samples} {samples} {what}.",
             site=trace.site,
             symbol="predictions",
             fix=trace.warmup.advice

@@ -28,11 +28,12 @@ class BelowLinearProbe(Rule):
     import freezecheck, torch
     from torch import nn
 
-    y = torch.randint(4, (768,))
-    x = torch.rand(768, 16) + nn.functional.one_hot(y, 16)
+    torch.manual_seed(6)
+    y = torch.randint(8, (512,))
+    x = torch.rand(512, 16) + nn.functional.one_hot(y, 16)
     batches = list(zip(x.split(32), y.split(32)))
-    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0)
+    model = nn.Sequential(nn.Linear(16, 64), nn.Sigmoid(), nn.Linear(64, 8))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.6)
     freezecheck.probe(model, optimizer, batches, nn.functional.cross_entropy)  # <- FC607
     ```
 
