@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from freezecheck.records import dataclass
 
 _CALMER = 6  # warm-ups at lower rates, at most, where the first one fails
-_RAMPED = 4  # times as many steps for each group whose critical rate is looked for
+_RAMPED = 7  # times as many steps for each group whose critical rate is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ def _told(cost: Cost) -> Iterator[str]:
         " also with the initial weights"
     )
     if cost.groups:
-        yield f"          and a ramp for each of {cost.groups} parameter groups"
+        yield f"          and a ramp and more for each of {cost.groups} parameter groups"
     else:
         yield f"          and up to {_CALMER} times {cost.steps} at lower rates, if they go wrong"
     yield (

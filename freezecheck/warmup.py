@@ -169,7 +169,7 @@ class Warmup:
         for each in self.critical:
             if each.suggested is not None and each.suggested < each.rate:
                 near = each.diverges is not None and each.suggested < each.diverges <= 3 * each.rate
-                alone = f" (it diverges near {each.diverges:.1g})" if near else ""
+                alone = f" (it diverges near {each.diverges:.2g})" if near else ""
                 parts.append(
                     f"group {each.group} ({each.name}) from {each.rate:.2g} to about"
                     f" {each.suggested:.1g}{alone}"

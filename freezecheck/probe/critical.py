@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from freezecheck.live.api import take_snapshot
 from freezecheck.probe import verdict
@@ -34,6 +35,7 @@ _ROW = 3  # losses in a row above those of the initial weights that end it
 _TRIALS = 8  # warm-ups at one rate, per group
 _CLOSE = 1.8  # factor between a rate that goes well and one that does not: near enough
 _DOWN = 4.0  # factor between two rates while none has gone well
+_LEARNT = 0.1  # of what outputs without information cost: by so much a loss has to be lower
 _LOWERED, _LESS = 4, 1 / 3  # how often suggested rates are lowered if all together fail, by what
 _READ = 10  # steps between two looks at the losses
 
@@ -96,6 +98,11 @@ def _remarks(setup: Setup, found: Sequence[Critical], family: str, factor: float
             f"no critical rate of {count(left, 'parameter group')}, without trainable parameters, with"
             f" rate 0, or beyond the largest {MOST}"
         )
+    if len(setup.peaks) == 1:
+        yield (
+            "the optimizer has one parameter group: to learn the critical rate of each stage, give each"
+            " a group"
+        )
     if family not in KNOWN:
         kind = type(setup.optimizer).__name__
         yield f"which rates the curvature of the loss allows is not known for {kind}"
@@ -147,8 +154,8 @@ def _bracketed(attempts: _Attempts, rate: float, stable: float | None) -> Critic
     # To learn nothing is a failure only where lower rates learn.
     ends = ill if well is not None else alarmed
     sure = None if stable is None else _SURE * stable
-    if sure is not None and ends is not None and sure >= ends:
-        sure = None  # as it turned out
+    if sure is not None and ends is not None and sure > (well or 0.0):
+        sure = None  # nothing went well there
     return Critical(attempts.group, attempts.name, rate, sure, well, ends, most)
 
 
@@ -199,11 +206,22 @@ class _Attempts:
             taken = len(course.losses)
             said = verdict.paired(course.losses, course.initial, self.level)
             if taken >= self.setup.max_steps:
-                beyond = verdict.excess(course.losses, course.initial, self.level) > verdict.HIGH
-                return verdict.ALARM if said == verdict.UNCLEAR and beyond else said
-            settled = said == verdict.HEALTHY or (said == verdict.ALARM and _stays(course.losses))
-            if taken >= self.setup.steps and settled:
+                return said if said != verdict.UNCLEAR else self._in_the_mean(course)
+            if taken >= self.setup.steps and (
+                said == verdict.HEALTHY or (said == verdict.ALARM and _stays(course.losses))
+            ):
                 return said
+
+    def _in_the_mean(self, course: Course) -> str:
+        """What the last losses say that are not surely above or below: batches differ much."""
+        if verdict.excess(course.losses, course.initial, self.level) > verdict.HIGH:
+            return verdict.ALARM
+        bounds = [fmean(course.initial[-LAST:])]
+        if self.level is not None:
+            bounds.append(self.level)
+        least = min(bounds)
+        low = least - fmean(course.losses[-LAST:]) > _LEARNT * abs(least)
+        return verdict.HEALTHY if low else verdict.UNCLEAR
 
     def _begun(self, what: str) -> Course:
         self.saved.restore()
@@ -223,5 +241,5 @@ class _Attempts:
 
 
 def _stays(losses: list[float]) -> bool:
-    """It is no lower than some steps before."""
-    return sum(losses[-LAST:]) >= sum(losses[-2 * LAST : -LAST])
+    """They do not come down from where they were at first."""
+    return fmean(losses[-2 * LAST :]) >= fmean(losses[: -2 * LAST] or losses)

@@ -28,7 +28,7 @@ _SEEN = 4  # batches whose gradients stand for an optimizer's state where it has
 
 def certified(setup: Setup, group: int, family: str, options: Mapping[str, Any]) -> float | None:
     """The largest rate of a group that the curvature at the weights of now allows, on the first
-    batch. None where it is not known: another optimizer, no curvature upwards, no gradient.
+    batch. None where it is not known: another optimizer, no curvature upwards, several devices.
 
     Args:
         family: the optimizer's class in torch.optim.
@@ -38,7 +38,9 @@ def certified(setup: Setup, group: int, family: str, options: Mapping[str, Any])
     """
     params = [p for p in setup.optimizer.param_groups[group]["params"] if p.requires_grad]
     unlike = options.get("maximize") or options.get("centered")
-    if family not in KNOWN or unlike or not params or any(p.is_complex() for p in params):
+    if family not in KNOWN or unlike or any(p.is_complex() for p in params):
+        return None
+    if len({p.device for p in params}) != 1:
         return None
     batch, state = setup.batch(0), random_state(setup.device)
 

@@ -72,7 +72,8 @@ def _after(params: Vector, backward: Callable[[], Any]) -> Vector:
     for param in params:
         param.grad = None
     backward()
-    return [values.torch().zeros_like(p) if p.grad is None else p.grad.float() for p in params]
+    zeros = values.torch().zeros_like
+    return [zeros(p) if p.grad is None else p.grad.to_dense().float() for p in params]
 
 
 def _difference(loss: Callable[[], Any], params: Vector, kept: Vector) -> Product:

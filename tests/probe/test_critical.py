@@ -171,7 +171,7 @@ def test_harm_has_a_measured_remedy_though_the_loss_be_well():
         y = x[:, :4].argmax(1)
         model = nn.Sequential(nn.Linear(16, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 4))
         groups = [
-            {"params": model[0].parameters(), "lr": 10.0 * factor},
+            {"params": model[0].parameters(), "lr": 300.0 * factor},
             {"params": model[3].parameters(), "lr": 3e-3 * factor},
         ]
         return model, torch.optim.AdamW(groups), list(zip(x.split(32), y.split(32)))
@@ -180,5 +180,5 @@ def test_harm_has_a_measured_remedy_though_the_loss_be_well():
     assert report.codes() == ["FC605"]
     calm = report.warmup.calm
     assert calm is not None
-    assert f"group 0 from 10 to about {10 * calm:.1g}" in report.warmup.advice
+    assert f"group 0 from 3e+02 to about {300 * calm:.1g}" in report.warmup.advice
     assert "FC605" not in probe(*setting(calm), F.cross_entropy).codes()

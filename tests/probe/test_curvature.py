@@ -192,3 +192,17 @@ def test_fused_attention_has_a_curvature():
     assert rate is not None
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
         assert promised(setup) == pytest.approx(rate, rel=1e-3)
+
+
+def test_sparse_gradients_and_half_precision_have_a_curvature():
+    torch.manual_seed(0)
+    rates = []
+    for sparse, kind in ((False, torch.float32), (True, torch.float32), (False, torch.bfloat16)):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Embedding(9, 4, sparse=sparse), nn.Flatten(), nn.Linear(12, 3))
+        model.to(kind)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+        batches = [(torch.randint(9, (32, 3)), torch.randint(3, (32,)))]
+        rates.append(promised(setup_of(model, optimizer, batches, F.cross_entropy)))
+    assert rates[1] == pytest.approx(rates[0], rel=0.03)
+    assert rates[2] == pytest.approx(rates[0], rel=0.1)
