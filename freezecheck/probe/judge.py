@@ -23,7 +23,7 @@ from freezecheck.probe.saved import Saved
 from freezecheck.probe.setup import NoLoss, Setup
 from freezecheck.probe.steps import RAMP, Course, shares, warm_up
 from freezecheck.snapshot import count
-from freezecheck.trace import COLLAPSED, EXPLODED, NOT_FINITE, WINDOW, Pool, Trace, highest
+from freezecheck.trace import COLLAPSED, EXPLODED, NOT_FINITE, SHARE, WINDOW, Pool, Trace, highest
 from freezecheck.warmup import CLASSES, INCONCLUSIVE, NEAR, SAFE, UNKNOWN, UNSAFE, Shares, Warmup
 
 _LOST = 16.0  # times the loss that knows nothing, from which it does not come down with the rates
@@ -153,12 +153,21 @@ def _outcome(course: Course, pools: list[Pool | None]) -> str:
     """`pools` are of the initial weights in eval mode, and of the last in train and in eval mode."""
     if course.zone == UNSAFE and (course.skipped or not verdict.finite(course.losses)):
         return NOT_FINITE
-    before, *after = pools
-    if before is not None and all(pool is not None and pool.uninformed for pool in after):
-        constant = all(pool is not None and pool.constant for pool in after)
-        if before.informed or course.zone in (UNSAFE, NEAR) or (constant and not before.constant):
-            return COLLAPSED
+    if _collapsed(pools, alarmed=course.zone in (UNSAFE, NEAR)):
+        return COLLAPSED
     return EXPLODED if course.zone == UNSAFE else ""
+
+
+def _collapsed(pools: list[Pool | None], alarmed: bool) -> bool:
+    """In both modes nearly all predictions are one class, and in one the scores are the same for all; or
+    in both they do not tell the labels, which they did at first, or the loss has leapt meanwhile."""
+    known = [pool for pool in pools if pool is not None]
+    if len(known) < len(pools) or any(pool.share < SHARE for pool in known[1:]):
+        return False
+    before, *after = known
+    constant = any(pool.constant for pool in after) and not before.constant
+    lost = before.informed or alarmed
+    return constant or (lost and all(pool.uninformed for pool in after))
 
 
 def _calm(setup: Setup, saved: Saved) -> float | None:

@@ -99,4 +99,4 @@ class BatchnormDrift(Rule):
         )
 
 
-_FAR = 1e4  # nats; runs on handwritten digits that ended well stayed below 8e3
+_FAR = 1e5  # nats; runs on handwritten digits that ended well stayed below 8.3e4

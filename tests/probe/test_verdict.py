@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from freezecheck.probe import verdict
+from freezecheck.probe import judge, verdict
+from freezecheck.trace import Pool
 from freezecheck.warmup import INCONCLUSIVE, NEAR, SAFE, UNSAFE
 
 LEVEL = 1.6
@@ -74,3 +75,30 @@ def test_the_bounded_alarm_is_wrong_at_most_once_in_a_hundred():
     )
     assert 0 < rung <= 0.01 * runs
     assert verdict.bounded([1.0] * 8, [0.0] * 8)
+
+
+def pool(share: float, z: float, spread: float = 1.0) -> Pool:
+    return Pool(60, 256, 5, 0, share, z, spread, 1.0)
+
+
+NEW, TOLD, ALL_ONE, DEAD = pool(0.95, -1.0), pool(0.4, 12.0), pool(0.95, 0.3), pool(1.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("before", "train", "later", "alarmed", "collapsed"),
+    [
+        (TOLD, ALL_ONE, ALL_ONE, False, True),
+        (NEW, ALL_ONE, ALL_ONE, False, False),  # a head that has learnt no more yet
+        (NEW, ALL_ONE, ALL_ONE, True, True),
+        (NEW, DEAD, DEAD, False, True),
+        (DEAD, DEAD, DEAD, False, False),  # a head of zeros
+        (TOLD, pool(0.95, 8.0), pool(0.95, 8.0), True, False),  # nine in ten labels are one class
+        (TOLD, pool(0.95, 8.0), DEAD, False, True),
+        (TOLD, TOLD, DEAD, True, False),  # statistics that lag behind
+        (TOLD, None, None, True, False),
+    ],
+)
+def test_collapse_is_one_class_for_all_and_scores_that_tell_no_labels(
+    before: Pool, train: Pool | None, later: Pool | None, alarmed: bool, collapsed: bool
+):
+    assert judge._collapsed([before, train, later], alarmed) == collapsed

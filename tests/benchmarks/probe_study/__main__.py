@@ -12,7 +12,7 @@ import torch
 
 from .cases import cases
 from .one import record
-from .quiet import quiet
+from .quiet import quiet, told
 from .settings import configurations
 from .tables import tables
 
@@ -43,9 +43,9 @@ def main() -> None:
     if command == "run":
         run(*map(int, numbers))
     elif command == "quiet":
-        print(quiet(folder()))
+        quiet(folder(), *map(int, numbers))
     elif command == "table":
-        print("\n".join(tables(cases(folder()))))
+        print("\n".join(tables(cases(folder()))), told(folder()), sep="\n- ")
     else:
         sys.exit(f"run, quiet or table, not {command}")
 
