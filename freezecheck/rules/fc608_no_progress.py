@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from freezecheck.finding import Finding, Severity
 from freezecheck.rule import Rule
 from freezecheck.trace import Trace
-from freezecheck.warmup import INCONCLUSIVE, Warmup
+from freezecheck.warmup import INCONCLUSIVE, SAFE, Warmup
 
 
 class NoProgress(Rule):
@@ -52,7 +52,8 @@ class NoProgress(Rule):
     ## How it is found
 
     The loss of each of the last ten steps is compared with that of the initial weights on its batch,
-    and the mean difference is below half a percent. The loss must be no lower than nine tenths of what a
+    and the mean difference is below half a percent; where the loss surely falls, below a hundredth of one.
+    The loss must be no lower than nine tenths of what a
     model costs that ignores its input; or it is the same in every step to the last digit.
 
     ## Limits
@@ -71,7 +72,7 @@ class NoProgress(Rule):
 
     def in_trace(self, trace: Trace) -> Iterator[Finding]:
         warmup = trace.warmup
-        if warmup is None or warmup.zone != INCONCLUSIVE or not warmup.losses:
+        if warmup is None or warmup.zone not in (INCONCLUSIVE, SAFE) or not warmup.losses:
             return
         still = warmup.losses == warmup.initial
         if not still and not _stuck(warmup):
@@ -91,8 +92,10 @@ def _stuck(warmup: Warmup) -> bool:
     known = warmup.level
     if known is None or known <= 0:
         return False
-    return abs(warmup.gain) < _LITTLE and warmup.initial[0] >= _IGNORANT * known
+    little = _LITTLE if warmup.zone == INCONCLUSIVE else _NOTHING
+    return abs(warmup.gain) < little and warmup.initial[0] >= _IGNORANT * known
 
 
 _LITTLE = 0.005
+_NOTHING = 1e-4  # where the loss falls, surely, but so slowly
 _IGNORANT = 0.9
