@@ -26,7 +26,6 @@ from freezecheck.snapshot import count
 from freezecheck.trace import COLLAPSED, EXPLODED, NOT_FINITE, SHARE, WINDOW, Pool, Trace, highest
 from freezecheck.warmup import CLASSES, INCONCLUSIVE, NEAR, SAFE, UNKNOWN, UNSAFE, Shares, Warmup
 
-_LOST = 16.0  # times the loss that knows nothing, from which it does not come down with the rates
 _CALMER = 10**-0.5  # factor between the rates that are tried when a warm-up fails
 _TRIES = 6
 _SHOWN = 8  # classes, beside all others
@@ -78,7 +77,8 @@ def _probed(
     rested = settled(setup, held) if judges else Seen()
     taken = len(course.losses)
     pools = [s.pool(kind, taken) for s in (start, train, after)]
-    if course.zone == UNSAFE and setup.falls and _passes(course, level, pools[1:]):
+    passes = verdict.passes(course.losses, course.initial, level, pools[1:])
+    if course.zone == UNSAFE and setup.falls and passes and not course.skipped:
         course.zone = NEAR
     outcome = _outcome(course, pools)
     zone = verdict.UNSAFE if outcome else course.zone
@@ -139,14 +139,6 @@ def _asked(setup: Setup, kind: str, start: Seen) -> Callable[[Any, Any], Any] | 
         if abs(apart) < 1e-2 * abs(start.losses[0]):
             return entropy
     return None
-
-
-def _passes(course: Course, level: float | None, pools: list[Pool | None]) -> bool:
-    """The loss is high, but the scores still tell the labels: as the rates come down, so will it."""
-    if course.skipped or not verdict.finite(course.losses):
-        return False
-    known = all(pool is not None and pool.informed for pool in pools)
-    return known and verdict.excess(course.losses, course.initial, level) < _LOST
 
 
 def _outcome(course: Course, pools: list[Pool | None]) -> str:

@@ -10,11 +10,13 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
+from freezecheck.trace import Pool
 from freezecheck.warmup import INCONCLUSIVE, LAST, NEAR, SAFE, UNSAFE
 
 HEALTHY, ALARM, UNCLEAR = "healthy", "alarm", "unclear"
 
 HIGH = 1.5  # times the loss that knows nothing: a run that stays there has exploded
+_LOST = 16.0  # likewise: from here it does not come down with the rates
 _LEAP = 4.0  # times the best loss so far
 _MEMORY = 0.5  # of the exponential mean in which leaps are looked for
 _ONE_SIDED = 1.833  # 95% point of Student's t with 9 degrees of freedom
@@ -37,9 +39,20 @@ def zone(
         return SAFE
     if not last:
         return None
-    if not alarmed and now != ALARM:
-        return INCONCLUSIVE
-    return UNSAFE if excess(losses, initial, level) > HIGH else NEAR
+    if now != HEALTHY and excess(losses, initial, level) > HIGH:
+        return UNSAFE
+    return NEAR if alarmed or now == ALARM else INCONCLUSIVE
+
+
+def passes(
+    losses: Sequence[float],
+    initial: Sequence[float],
+    level: float | None,
+    pools: Sequence[Pool | None],
+) -> bool:
+    """The loss is high, but the scores still tell the labels: as the rates come down, so will it."""
+    known = all(pool is not None and pool.informed for pool in pools)
+    return known and finite(losses) and excess(losses, initial, level) < _LOST
 
 
 def excess(losses: Sequence[float], initial: Sequence[float], level: float | None) -> float:
@@ -86,14 +99,14 @@ def _sides(numbers: Sequence[float]) -> tuple[bool, bool]:
 
 
 def tripped(losses: Sequence[float], initial: Sequence[float]) -> int | None:
-    """The first step (from 1) at which the loss leaps: far above its best and above the initial one."""
+    """The first step (from 1) at which the loss leaps: far above its best and the initial one."""
     mean = best = first = math.inf
     for step, (loss, before) in enumerate(zip(losses, initial), 1):
         if not math.isfinite(loss):
             return step
         mean = loss if step == 1 else _MEMORY * mean + (1 - _MEMORY) * loss
         first = before if step == 1 else first + (before - first) / step
-        if mean > _LEAP * best > 0 and mean > first:
+        if mean > _LEAP * best > 0 and mean > HIGH * first:
             return step
         best = min(best, mean)
     return None

@@ -6,7 +6,7 @@ import ast
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,9 +14,10 @@ from typing import Any
 from freezecheck import catalogue
 from freezecheck.check import check
 from freezecheck.plain import decode
+from freezecheck.probe import verdict
 from freezecheck.probe.report import ProbeReport
 from freezecheck.trace import Trace
-from freezecheck.warmup import Warmup
+from freezecheck.warmup import NEAR, UNSAFE, Warmup
 
 from .settings import Setting
 
@@ -100,7 +101,7 @@ def _case(
     best: tuple[float, float],
     critical: float | None,
 ) -> Case:
-    trace = decode(Trace, row["trace"])
+    trace = _judged(decode(Trace, row["trace"]), falls=setting.schedule == "cosine")
     report = ProbeReport(tuple(check(catalogue.load(), traces=[trace])), trace)
     near = critical is not None and critical / _BAND <= rate <= critical * _BAND
     truth = row["truth"]
@@ -115,6 +116,25 @@ def _case(
         critical,
         near,
     )
+
+
+def _judged(trace: Trace, falls: bool) -> Trace:
+    """With the zone that the verdict gives now, at each step at which the probe asks for it; as it was
+    where more steps would be needed than were taken."""
+    warmup = trace.warmup
+    assert warmup is not None
+    losses, initial, level = warmup.losses, warmup.initial, warmup.level
+    if warmup.outcome in ("not finite", COLLAPSED):
+        return trace
+    zone = None
+    for steps in range(30, len(losses) + 1, 10):
+        zone = zone or verdict.zone(losses[:steps], initial[:steps], level, 30, steps == 60)
+    zone = zone or warmup.zone
+    if zone == UNSAFE and falls and verdict.passes(losses, initial, level, trace.pools):
+        zone = NEAR
+    outcome = EXPLODED if zone == UNSAFE else ""
+    tripped = verdict.tripped(losses, initial)
+    return replace(trace, warmup=replace(warmup, zone=zone, outcome=outcome, tripped=tripped))
 
 
 def _truth(truth: Any, rate: float, accuracy: float, best: float) -> str:
