@@ -113,6 +113,14 @@ def test_of_two_trainings_the_first_is_probed(script):
     assert any("another optimizer (SGD) goes on" in remark for remark in report["left_out"])
 
 
+def test_steps_before_one_that_cannot_be_replayed_are_probed(script):
+    loop = LOOP.replace("loss.backward()", "loss.backward(create_graph=step > 20)")
+    code, report = probed(script(SCRIPT + loop.format(steps=1000)))
+    assert (code, report["zone"]) == (0, "safe")
+    told = "step 22 cannot be replayed: gradients of gradients are taken; probed are those before"
+    assert told in report["left_out"]
+
+
 def test_hand_made_rates_count(script):
     """The rate climbs by hand, and never so far within the recorded steps that it fails by itself."""
     loop = LOOP.replace(

@@ -8,7 +8,7 @@ rates, and judged. The process is thrown away afterwards.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from freezecheck import rates
@@ -28,6 +28,7 @@ from freezecheck.probe.memory import exhaustion_told
 from freezecheck.probe.replayed import Replayed
 from freezecheck.probe.report import ProbeReport
 from freezecheck.probe.saved import Saved
+from freezecheck.probe.steps import RAMP
 from freezecheck.snapshot import count
 from freezecheck.warmup import Progress
 
@@ -63,7 +64,7 @@ class Scripted:
         self._times: list[float] = []
         self._site: Site | None = None
         self._problem = ""
-        self._next = ""  # the optimizer that goes on after the one that was recorded
+        self._remarks: list[str] = []  # what the warm-up is not
 
     def install(self) -> None:
         """Listen; before the recorder's own hooks are put in place."""
@@ -97,8 +98,7 @@ class Scripted:
         self._recorder.uninstall()
         if self._saved is None or not self.steps:
             raise Unfit(self._problem or "no optimizer step could be recorded")
-        if problem := faithful.problem(self.steps):
-            raise Unfit(problem)
+        self._keep()
         setup = self._setup(self._saved)
         with values.torch().enable_grad(), exhaustion_told(setup):
             self._saved.restore()
@@ -108,13 +108,32 @@ class Scripted:
             if self._wanted.dry:
                 held = _held(self.steps[0])
                 return price.price(setup, self._saved, self._times, held, self._wanted.groups)
-            return judged(
-                setup, self._saved, self._site, tuple(self._remarks(setup)), self._wanted.groups
+            return judged(setup, self._saved, self._site, tuple(self._remarks), self._wanted.groups)
+
+    def _keep(self) -> None:
+        """Of the recorded steps those that can be replayed, if there are enough."""
+        whole = next((i for i, step in enumerate(self.steps) if step.problem), len(self.steps))
+        steps = self.steps[:whole] if whole >= RAMP else self.steps
+        if problem := faithful.problem(steps):
+            raise Unfit(problem)
+        if whole < len(self.steps):
+            self._remarks.append(f"{faithful.problem(self.steps)}; probed are those before")
+        same = faithful.alike(steps)
+        if len(same) < len(steps):
+            self._remarks.append(
+                f"after step {len(same)} the script freezes, unfreezes or sets other modes: probed is"
+                " what was before"
             )
+        if len(same) < self._wanted.recorded:
+            self._remarks.append(
+                f"{count(len(same), 'step')} could be recorded; the warm-up goes through their batches"
+                " again"
+            )
+        self.steps = same
 
     def _setup(self, saved: Saved) -> Replayed:
         """The recorded steps as batches."""
-        steps = faithful.alike(self.steps)
+        steps = self.steps
         model = faithful.whole(steps, self._recorder.live())
         return Replayed(
             model=model,
@@ -154,7 +173,11 @@ class Scripted:
                     "two optimizers take steps in turn, and a warm-up is of one: freezecheck.probe(...)"
                     " judges each by itself"
                 )
-            self._next = type(optimizer).__name__
+            taken = count(len(self.steps), "step")
+            kind = type(optimizer).__name__
+            self._remarks.append(
+                f"after {taken} another optimizer ({kind}) goes on: probed is the first one"
+            )
             self._enough()
 
     def _follows(self, optimizer: Any) -> bool:
@@ -191,16 +214,6 @@ class Scripted:
         now = self._recorder.snapshot()
         index = alive(self._recorder.optimizers).index(self._optimizer)
         return now is not None and rates.falls(now, index)
-
-    def _remarks(self, setup: Replayed) -> Iterator[str]:
-        """What the warm-up is not."""
-        taken, used = len(self.steps), len(faithful.alike(self.steps))
-        if used < taken:
-            yield f"after step {used} the script freezes, unfreezes or sets other modes: probed is what was before"
-        if self._next:
-            yield f"after {count(taken, 'step')} another optimizer ({self._next}) goes on: probed is the first one"
-        if used < setup.max_steps:
-            yield f"{count(used, 'step')} could be recorded; the warm-up goes through their batches again"
 
 
 def _eagerly(compile: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
