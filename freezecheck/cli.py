@@ -220,8 +220,8 @@ def _probe(args: argparse.Namespace, target: Target | None) -> int:
     from freezecheck import lint, probing
     from freezecheck.config import closest
     from freezecheck.live import runner
-    from freezecheck.plain import encode
     from freezecheck.report import probe, text
+    from freezecheck.report.json import cost_to_dict
 
     _selected(args)  # says now which rule does not exist
     if target and target.function is not None:
@@ -248,7 +248,10 @@ def _probe(args: argparse.Namespace, target: Target | None) -> int:
         return COULD_NOT
     if args.dry_run:
         cost = probing.cost(run)
-        out.json(encode(cost)) if args.output_format == "json" else out.write(f"{cost}\n")
+        if args.output_format == "json":
+            out.json(cost_to_dict(cost))
+        else:
+            out.write(f"{cost}\n")
         return CLEAN
     report = probing.report(run, settings.rules(config), settings)
     if args.html:

@@ -153,6 +153,8 @@ def test_a_dry_run_says_what_it_would_take(script):
     code, cost = probed("--dry-run", "--groups", path)
     assert code == 0
     assert cost["groups"] == 1
+    assert 0 < cost["seconds"][0] < cost["seconds"][1]
+    assert (cost["version"], cost["command"], cost["dry_run"]) == (1, "probe", True)
     assert cost["paired"] > 0
     assert cost["memory"] > 10 * cost["copies"] > 0
 

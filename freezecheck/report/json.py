@@ -10,6 +10,7 @@ from freezecheck.finding import Finding, Severity, Site
 
 if TYPE_CHECKING:
     from freezecheck.chapters import Chapter
+    from freezecheck.cost import Cost
     from freezecheck.probe.report import ProbeReport
     from freezecheck.report.linted import Linted
     from freezecheck.report.result import Report
@@ -60,6 +61,19 @@ def probe_to_dict(report: ProbeReport) -> dict[str, Any]:
         "trace": encode(replace(report.trace, warmup=None)),
         "left_out": list(report.left_out),
         "summary": _summary(report.findings),
+    }
+
+
+def cost_to_dict(cost: Cost) -> dict[str, Any]:
+    """What `freezecheck probe --dry-run --output-format json` prints."""
+    least, most = cost.seconds
+    return {
+        "version": VERSION,
+        "command": "probe",
+        "dry_run": True,
+        **_whole(cost),
+        "seconds": [least, most],
+        "peak": cost.peak,
     }
 
 
