@@ -23,6 +23,7 @@ WITH_VALUE = (
     "--stop-on",
     "--report",
     "--html",
+    "--after",
 )
 
 
@@ -284,6 +285,13 @@ def _probe_parser(commands: Any) -> None:
         metavar="N",
         default=30,
         help="steps of the warm-up, twice as many where that does not decide (default 30)",
+    )
+    parser.add_argument(
+        "--after",
+        type=_number,
+        metavar="N",
+        default=0,
+        help="let the script take N steps first, to where it unfreezes more, say",
     )
     parser.add_argument(
         "--groups",

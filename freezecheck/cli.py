@@ -271,8 +271,8 @@ def _probe_plan(args: argparse.Namespace) -> Plan:
 
     if args.sandbox and not sys.platform.startswith("linux"):
         raise BadInput("--sandbox needs Linux: it discards what is written in a mount namespace")
-    probe = Probing(args.steps, 2 * args.steps, args.groups, args.dry_run)
-    return Plan(steps=probe.recorded, sandbox=args.sandbox, probe=probe)
+    probe = Probing(args.steps, 2 * args.steps, args.groups, args.dry_run, args.after)
+    return Plan(steps=probe.after + probe.recorded, sandbox=args.sandbox, probe=probe)
 
 
 def _status(args: argparse.Namespace, config: Config, report: Report | ProbeReport) -> int:

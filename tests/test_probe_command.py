@@ -111,6 +111,9 @@ def test_of_two_trainings_the_first_is_probed(script):
     code, report = probed(script(text))
     assert (code, report["zone"]) == (0, "safe")
     assert any("another optimizer (SGD) goes on" in remark for remark in report["left_out"])
+    code, report = probed("--after", "8", script(text))
+    assert (code, report["zone"]) == (1, "unsafe")
+    assert report["warmup"]["rates"] == [1e9]
 
 
 def test_steps_before_one_that_cannot_be_replayed_are_probed(script):
@@ -216,6 +219,7 @@ def test_what_cannot_be_probed_is_said_in_one_line(script, text: str, why: str):
 
 BAD = [
     ("--steps 5 train.py", "'5' is too few"),
+    ("--after -1 train.py", "'-1' is not a number above 0"),
     ("--steps x train.py", "'x' is not a number above 0"),
     ("train.py::build", "call freezecheck.probe(...) itself"),
     ("nowhere.py", "nowhere.py: no such file"),

@@ -20,10 +20,11 @@ class Probing:
     max_steps: int = 60
     groups: bool = False  # each parameter group's critical rate, too
     dry: bool = False  # only what it would take
+    after: int = 0  # steps of the script that go before
 
     @property
     def recorded(self) -> int:
-        """Steps that the script is to take by itself."""
+        """Steps that are recorded."""
         return 3 if self.dry else self.max_steps
 
 

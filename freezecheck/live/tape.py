@@ -92,6 +92,10 @@ class Tape:
             patches.around(home.clip_grad, name, self._clip)
             patches.put(home, name, getattr(home.clip_grad, name))
 
+    def expect(self, begins: Callable[[], None]) -> None:
+        """Call `begins` once more, before the next module that is called with gradients on."""
+        self._begins = begins
+
     def close(self) -> None:
         """Hear nothing any more."""
         if self._closed:

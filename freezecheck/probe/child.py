@@ -69,7 +69,7 @@ def start(folder: str, note: Note, wanted: Probing) -> None:
             recorder.end()
             guarded(finish)()
 
-    recorder = Recorder(lambda _: finish(), wanted.recorded)
+    recorder = Recorder(lambda _: finish(), wanted.after + wanted.recorded)
     recorder.on_optimizer = lambda: note("optimizer")
     recorder.on_backward = lambda: note("backward")
     scripted = Scripted(recorder, wanted, progress, finish)

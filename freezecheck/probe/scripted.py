@@ -29,7 +29,7 @@ from freezecheck.probe.replayed import Replayed
 from freezecheck.probe.report import ProbeReport
 from freezecheck.probe.saved import Saved
 from freezecheck.probe.steps import RAMP
-from freezecheck.snapshot import count
+from freezecheck.snapshot import Snapshot, count
 from freezecheck.warmup import Progress
 
 _TURN = 10  # steps in a row that one of several adversaries may take
@@ -57,8 +57,10 @@ class Scripted:
         self._wanted = wanted
         self._progress = progress
         self._enough = enough
-        self._tape = Tape(Patches(), self._failed, self._save)
-        self._optimizer: Any = None
+        self._tape = Tape(Patches(), self._failed)
+        self._first: Snapshot | None = None  # of the first step that is recorded
+        self._optimizer: Any = None  # the one that is probed
+        self._recent: Any = None  # the one that stepped last
         self._saved: Saved | None = None
         self._peaks: list[float] = []  # the largest rates that were seen
         self._times: list[float] = []
@@ -86,6 +88,13 @@ class Scripted:
         for owner in (torch, torch.nn.Module):
             patches.around(owner, "compile", _eagerly)
         self._tape.install()
+        if not self._wanted.after:
+            self._tape.expect(self._save)
+
+    @property
+    def _early(self) -> bool:
+        """The step that is taken goes before those that are recorded."""
+        return self._recorder.steps <= self._wanted.after
 
     @property
     def begun(self) -> bool:
@@ -161,6 +170,9 @@ class Scripted:
 
     def _begun(self, optimizer: Any) -> None:
         """A step of an optimizer begins."""
+        self._recent = optimizer
+        if self._early:
+            return
         if self._optimizer is None:
             self._check(optimizer)
             self._optimizer = optimizer
@@ -187,6 +199,16 @@ class Scripted:
 
     def _taken(self) -> None:
         """A step has been taken."""
+        recorder = self._recorder
+        if self._early:
+            self._tape.cut(self._recent)
+            if recorder.steps == self._wanted.after:
+                self._tape.expect(self._save)
+            stage = "the script's own steps that go before"
+            self._progress(Progress(stage, recorder.steps, self._wanted.after))
+            return
+        if self._first is None:
+            self._first = recorder.phases[-1].snapshot if recorder.phases else recorder.snapshot()
         self._times.append(time.perf_counter())
         step = self._tape.cut(self._optimizer)
         if step is not None:
@@ -202,18 +224,21 @@ class Scripted:
             raise Unfit("sharded parameters cannot be probed: start the script on one device")
 
     def _largest(self) -> list[float]:
-        """The rates that were seen, or that the schedulers will reach, by what the recorder
-        captured at the first step."""
-        now = self._recorder.snapshot()
-        index = alive(self._recorder.optimizers).index(self._optimizer)
-        if now is None or index >= len(now.optimizers):
+        """The rates that were seen, or that the schedulers will reach."""
+        index = self._position()
+        if self._first is None or index is None:
             return self._peaks
-        return [max(pair) for pair in zip(self._peaks, rates.tops(now, index))]
+        return [max(pair) for pair in zip(self._peaks, rates.tops(self._first, index))]
 
     def _falls(self) -> bool:
-        now = self._recorder.snapshot()
+        index = self._position()
+        return self._first is not None and index is not None and rates.falls(self._first, index)
+
+    def _position(self) -> int | None:
+        """Of the optimizer among those that were captured."""
         index = alive(self._recorder.optimizers).index(self._optimizer)
-        return now is not None and rates.falls(now, index)
+        known = self._first is not None and index < len(self._first.optimizers)
+        return index if known else None
 
 
 def _eagerly(compile: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
