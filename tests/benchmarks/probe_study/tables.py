@@ -45,7 +45,14 @@ def _zones(cases: list[Case]) -> Iterator[str]:
 def _compared(cases: list[Case]) -> Iterator[str]:
     outside, inside = [c for c in cases if not c.near], [c for c in cases if c.near]
     yield from _head(
-        "rule", "looks at", "recall", "false alarms", "accuracy", "within the band", "all"
+        "rule",
+        "looks at",
+        "recall",
+        "false alarms",
+        "not degraded",
+        "accuracy",
+        "within the band",
+        "all",
     )
     for name, looks, alarm in _alarms():
         yield _row(
@@ -74,7 +81,7 @@ def _unsafe(case: Case) -> bool:
 
 
 def _parts(outside: list[Case]) -> Iterator[str]:
-    yield from _head("part", "runs", "failed", "recall", "false alarms", "accuracy")
+    yield from _head("part", "runs", "failed", "recall", "false alarms", "not degraded", "accuracy")
     for name, part in _split(outside):
         yield _row(name, len(part), sum(c.failed for c in part), *_figures(part, _unsafe))
 
@@ -98,9 +105,11 @@ def _findings(cases: list[Case]) -> Iterator[str]:
 
 
 def _more(cases: list[Case]) -> Iterator[str]:
-    healthy = [c for c in of(cases, labels="majority") if not c.failed]
+    healthy = [c for c in of(cases, labels="majority") if not c.failed and c.truth != DEGRADED]
     collapse = sum("FC603" in c.report.codes() for c in healthy)
-    yield f"- FC603 on runs of 90%-majority data that did not fail: {collapse} of {len(healthy)}."
+    yield (
+        f"- FC603 on runs of 90%-majority data that ended well, worse or slow: {collapse} of {len(healthy)}."
+    )
     well = [c for c in cases if c.truth == WELL]
     harm = sum(any(code in c.report.codes() for code in _HARM) for c in well)
     yield f"- FC605, FC606, FC607 or FC609 on runs that end well: {harm} of {len(well)}."
@@ -118,10 +127,12 @@ def _more(cases: list[Case]) -> Iterator[str]:
         yield f"- {truth} runs outside the band that got an error: {named} of {len(lost)}."
 
 
-def _figures(cases: Sequence[Case], alarm: Alarm) -> tuple[str, str, str]:
+def _figures(cases: Sequence[Case], alarm: Alarm) -> tuple[str, ...]:
+    """Recall, false alarms, those of runs that were not degraded either, accuracy."""
     failed, rest = [c for c in cases if c.failed], [c for c in cases if not c.failed]
-    recall, false = sum(map(alarm, failed)), sum(map(alarm, rest))
-    return _share(recall, len(failed)), _share(false, len(rest)), _accuracy(cases, alarm)
+    fair = [c for c in rest if c.truth != DEGRADED]
+    shares = (_share(sum(map(alarm, part)), len(part)) for part in (failed, rest, fair))
+    return (*shares, _accuracy(cases, alarm))
 
 
 def _accuracy(cases: Sequence[Case], alarm: Alarm) -> str:
