@@ -87,7 +87,7 @@ def _confirmed(
 def _goes_well(setup: Setup, saved: Saved, level: float | None, rates: list[float]) -> bool:
     saved.restore()
     course = Course(Initial(setup.model, saved), stage="suggested rates")
-    warm_up(replace(setup, peaks=rates), level, 1.0, course)
+    warm_up(replace(setup, peaks=rates), level, course)
     return course.zone in (SAFE, INCONCLUSIVE)
 
 

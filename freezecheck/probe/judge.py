@@ -1,34 +1,30 @@
-"""A warm-up and what was seen before and after it, put together and judged."""
+"""What a warm-up means: its zone, what became of the run, and which rates would do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from freezecheck import catalogue
 from freezecheck.check import check
 from freezecheck.finding import Finding, Site
-from freezecheck.live import values
 from freezecheck.live.record import unheard
-from freezecheck.probe import drift, task, verdict
-from freezecheck.probe.batches import HELD, size
+from freezecheck.probe import drift, verdict
+from freezecheck.probe.batches import HELD
 from freezecheck.probe.critical import with_critical
 from freezecheck.probe.floor import floor
-from freezecheck.probe.initial import Initial
-from freezecheck.probe.looks import Seen, head, seen, settled
+from freezecheck.probe.observed import Observed, observe
 from freezecheck.probe.plainly import compiled, plainly
 from freezecheck.probe.report import ProbeReport, harmed
 from freezecheck.probe.saved import Saved
-from freezecheck.probe.setup import NoLoss, Setup
-from freezecheck.probe.steps import RAMP, Course, shares, warm_up
+from freezecheck.probe.setup import Setup
+from freezecheck.probe.steps import RAMP, Course
 from freezecheck.snapshot import count
 from freezecheck.trace import COLLAPSED, EXPLODED, NOT_FINITE, SHARE, WINDOW, Pool, Trace, highest
-from freezecheck.warmup import CLASSES, INCONCLUSIVE, NEAR, SAFE, UNKNOWN, UNSAFE, Shares, Warmup
+from freezecheck.warmup import CLASSES, INCONCLUSIVE, NEAR, SAFE, UNKNOWN, UNSAFE, Warmup
 
 _CALMER = 10**-0.5  # factor between the rates that are tried when a warm-up fails
 _TRIES = 6
-_SHOWN = 8  # classes, beside all others
 
 
 def judged(
@@ -41,104 +37,51 @@ def judged(
     """Probe, and with `groups` look for the critical rate of each parameter group; what `saved`
     holds is for the caller to put back."""
     with unheard(), plainly():
-        warmup, pools, course = _probed(setup, saved)
-        if warmup.zone in (UNSAFE, NEAR) or harmed(_found(warmup, pools)):
+        seen = observe(setup, saved)
+        warmup = _warmup(setup, seen)
+        if warmup.zone in (UNSAFE, NEAR) or harmed(_found(_trace(warmup, seen))):
             warmup = replace(warmup, calm=_calm(setup, saved))
         if groups:
             warmup, more = with_critical(setup, saved, warmup)
             remarks += more
-    trace = replace(_trace(warmup, pools), site=site)
-    found = check(catalogue.load(), traces=[trace])
-    return ProbeReport(tuple(found), trace, (*remarks, *_remarks(setup, warmup, course)))
+    trace = replace(_trace(warmup, seen), site=site)
+    told = (*remarks, *_remarks(setup, warmup, seen.course))
+    return ProbeReport(tuple(_found(trace)), trace, told)
 
 
-def _found(warmup: Warmup, pools: list[Pool]) -> list[Finding]:
-    return check(catalogue.load(), traces=[_trace(warmup, pools)])
+def _found(trace: Trace) -> list[Finding]:
+    return check(catalogue.load(), traces=[trace])
 
 
-def _probed(
-    setup: Setup, saved: Saved, stage: str = "warm-up"
-) -> tuple[Warmup, list[Pool], Course]:
-    """The warm-up, and what was seen before and after it."""
-    held = setup.batches.held()
-    try:
-        top, judges = head(setup, held[0]), True
-    except NoLoss:  # in eval mode detectors return boxes instead
-        top, judges = None, False
-    start = seen(setup, held, top, training=False) if judges else Seen()
-    kind = _task(start)
-    level = task.level(kind, _asked(setup, kind, start), start.pairs)
-    classes = start.outputs[0].shape[1] if kind == CLASSES else 0
-    course = Course(Initial(setup.model, saved), classes, stage)
-    warm_up(setup, level, 1.0, course)
-    layers = drift.layers(setup.model, course.initial_weights)
-    after = seen(setup, held, top, training=False) if judges else Seen()
-    train = seen(setup, held, top, training=True)
-    rested = settled(setup, held) if judges else Seen()
-    taken = len(course.losses)
-    pools = [s.pool(kind, taken) for s in (start, train, after)]
-    passes = verdict.passes(course.losses, course.initial, level, pools[1:])
+def _warmup(setup: Setup, seen: Observed) -> Warmup:
+    """What was observed, in figures, and what it means."""
+    course, pools = seen.course, seen.pools
+    passes = verdict.passes(course.losses, course.initial, seen.level, pools[1:])
     if course.zone == UNSAFE and setup.falls and passes and not course.skipped:
         course.zone = NEAR
     outcome = _outcome(course, pools)
-    zone = verdict.UNSAFE if outcome else course.zone
-    known = kind == CLASSES and after.complete
-    warmup = Warmup(
-        kind,
-        max(size(batch) for batch in held),
-        RAMP,
-        tuple(setup.peaks),
-        tuple(course.losses),
-        tuple(course.initial),
-        level,
-        zone,
-        outcome,
-        verdict.tripped(course.losses, course.initial),
-        None,
-        layers,
-        sum(size(batch) for batch in held),
-        start.look(kind),
-        train.look(kind),
-        after.look(kind),
-        rested.look(kind),
-        drift.features(start.features, after.features),
-        floor(start.features, after.features, *after.classes()) if known else None,
-        _shares(course, start.classes()[1]) if known else None,
+    before, after = seen.start.features, seen.after.features
+    return Warmup(
+        task=seen.kind,
+        batch=max(seen.sizes),
+        ramp=RAMP,
+        rates=tuple(setup.peaks),
+        losses=tuple(course.losses),
+        initial=tuple(course.initial),
+        level=seen.level,
+        zone=UNSAFE if outcome else course.zone,
+        outcome=outcome,
+        tripped=verdict.tripped(course.losses, course.initial),
+        layers=seen.layers,
+        samples=sum(seen.sizes),
+        start=seen.start.look(seen.kind),
+        train=seen.train.look(seen.kind),
+        eval=seen.after.look(seen.kind),
+        settled=seen.rested.look(seen.kind),
+        features=drift.features(before, after),
+        floor=floor(before, after, *seen.after.classes()) if seen.classifies else None,
+        shares=seen.shares() if seen.classifies else None,
     )
-    return warmup, [pool for pool in pools[1:] if pool is not None], course
-
-
-def _shares(course: Course, labels: Any) -> Shares:
-    """Of the classes that are predicted or are labels most often; the rest together."""
-    classes = course.classes
-    kept = labels[(labels >= 0) & (labels < classes)]
-    truth = values.torch().bincount(kept, minlength=classes).tolist()
-    known = shares([truth]) or (0.0,) * classes
-    predicted = [shares([counts]) or (0.0,) * classes for counts in course.predicted]
-    weight = [max(column) for column in zip(known, *predicted)]
-    first = sorted(sorted(range(classes), key=lambda c: -weight[c])[:_SHOWN])
-
-    def row(of: tuple[float, ...]) -> tuple[float, ...]:
-        return (*(of[c] for c in first), max(0.0, sum(of) - sum(of[c] for c in first)))
-
-    return Shares(tuple(first), tuple(map(row, predicted)), row(known))
-
-
-def _task(start: Seen) -> str:
-    return task.task(start.outputs[0], start.targets[0]) if start.outputs else UNKNOWN
-
-
-def _asked(setup: Setup, kind: str, start: Seen) -> Callable[[Any, Any], Any] | None:
-    """The loss that outputs made up are judged by: the user's, or cross-entropy where the model's own
-    loss is that."""
-    criterion = setup.criterion()
-    if criterion is not None or not start.outputs:
-        return criterion
-    for entropy in task.entropies(kind):
-        apart = float(entropy(start.outputs[0].float(), start.targets[0])) - start.losses[0]
-        if abs(apart) < 1e-2 * abs(start.losses[0]):
-            return entropy
-    return None
 
 
 def _outcome(course: Course, pools: list[Pool | None]) -> str:
@@ -170,12 +113,10 @@ def _calm(setup: Setup, saved: Saved) -> float | None:
         factor = float(_CALMER**attempt)
         peaks = [factor * peak for peak in setup.peaks]
         saved.restore()
-        warmup, pools, _ = _probed(
-            replace(setup, peaks=peaks, max_steps=setup.steps),
-            saved,
-            f"{factor:.2g} of the rates",
-        )
-        unharmed = not harmed(_found(warmup, pools))
+        brief = replace(setup, peaks=peaks, max_steps=setup.steps)
+        seen = observe(brief, saved, f"{factor:.2g} of the rates")
+        warmup = _warmup(brief, seen)
+        unharmed = not harmed(_found(_trace(warmup, seen)))
         if warmup.zone == SAFE and unharmed:
             return factor
         if warmup.zone != INCONCLUSIVE or not unharmed:
@@ -185,7 +126,8 @@ def _calm(setup: Setup, saved: Saved) -> float | None:
     return quiet
 
 
-def _trace(warmup: Warmup, pools: list[Pool]) -> Trace:
+def _trace(warmup: Warmup, seen: Observed) -> Trace:
+    """`pools` are of the last weights."""
     losses, taken = warmup.losses, len(warmup.losses)
     lost = 0
     while lost < taken and not verdict.finite(losses[taken - lost - 1 : taken - lost]):
@@ -199,7 +141,7 @@ def _trace(warmup: Warmup, pools: list[Pool]) -> Trace:
         losses[-WINDOW:],
         warmup.level,
         highest(losses),
-        pools=tuple(pools),
+        pools=tuple(pool for pool in seen.pools[1:] if pool is not None),
         warmup=warmup,
     )
 

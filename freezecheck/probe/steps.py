@@ -39,11 +39,11 @@ class Course:
 Rates = Callable[[int], list[float]]  # of the groups, at a step, counted from 1
 
 
-def warm_up(setup: Setup, level: float | None, factor: float, course: Course) -> None:
-    """Train at `factor` times the peaks until the zone is known; `course` is filled on the way."""
+def warm_up(setup: Setup, level: float | None, course: Course) -> None:
+    """Train at the peaks until the zone is known; `course` is filled on the way."""
 
     def rates(number: int) -> list[float]:
-        share = factor * min(1.0, number / RAMP)
+        share = min(1.0, number / RAMP)
         return [share * peak for peak in setup.peaks]
 
     while not course.zone:

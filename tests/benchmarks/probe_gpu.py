@@ -159,7 +159,7 @@ def overhead(case: Case, made: Any, images: Images, device: str) -> float:
         for _ in range(4):
             course = engine.Course(initial, CLASSES)
             alone = seconds(device, lambda: full_run(case, made, images, device, 10))
-            probed = seconds(device, lambda: engine.warm_up(given, None, 1.0, course))  # noqa: B023
+            probed = seconds(device, lambda: engine.warm_up(given, None, course))  # noqa: B023
             ratios.append(probed / alone)
     return sorted(ratios[1:])[1]
 

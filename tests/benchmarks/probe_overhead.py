@@ -110,7 +110,7 @@ def measure(name: str, model: nn.Module, rounds: int) -> None:
         brief = steps.Course(initial, CLASSES)
         given.steps = given.max_steps = 10
         taken[0].append(seconds(alone))
-        taken[1].append(seconds(lambda: steps.warm_up(given, None, 1.0, brief)))  # noqa: B023
+        taken[1].append(seconds(lambda: steps.warm_up(given, None, brief)))  # noqa: B023
         taken[2].append(seconds(forward))
     plain, probed, passes = (statistics.median(column) / 10 for column in taken)
     given.steps, given.max_steps = 10, 10

@@ -126,7 +126,7 @@ def test_the_host_waits_once_in_ten_steps(scaled: bool, lr: float, taken: int):
     with restored(probing.model, probing.optimizer, None, probing.scaler) as saved:
         course = steps.Course(Initial(probing.model, saved), classes=4)
         with waits() as ours:
-            steps.warm_up(probing, None, 1.0, course)
+            steps.warm_up(probing, None, course)
     assert len(course.losses) == taken
     alone = setup("cpu", lr, scaled)
     with waits() as theirs:
@@ -163,7 +163,7 @@ def test_no_step_waits_for_a_gpu(lr: float, monkeypatch: pytest.MonkeyPatch):
         course = steps.Course(Initial(probing.model, saved), classes=4)
         torch.cuda.set_sync_debug_mode("error")
         try:
-            steps.warm_up(probing, None, 1.0, course)
+            steps.warm_up(probing, None, course)
         finally:
             torch.cuda.set_sync_debug_mode("default")
     assert len(reads) == len(course.losses) // 10
