@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import subprocess
 import sys
@@ -105,3 +106,43 @@ def test_calls_by_keyword_go_through_while_recording():
         optimizer.load_state_dict(state_dict=optimizer.state_dict())
     finally:
         patches.undo()
+
+
+def test_patches_that_are_undone_in_another_order_leave_nothing_behind():
+    class Owner:
+        @staticmethod
+        def name() -> str:
+            return "own"
+
+    own, said = Owner.name, []
+    first, second = Patches(), Patches()
+    for patches in (first, second):
+        patches.around(Owner, "name", lambda original: said.append(original) or original())
+    first.undo()
+    assert Owner.name() == "own"
+    assert len(said) == 1
+    second.undo()
+    assert Owner.name is own
+
+
+def test_a_wrapper_of_somebody_else_around_ours_stays():
+    class Owner:
+        @staticmethod
+        def name() -> str:
+            return "own"
+
+    patches = Patches()
+    patches.around(Owner, "name", lambda original: original())
+    inner = Owner.name
+
+    @functools.wraps(inner)
+    def theirs() -> str:
+        return f"their {inner()}"
+
+    Owner.name = theirs  # type: ignore[method-assign]
+    patches.undo()
+    later = Patches()
+    later.around(Owner, "name", lambda original: original())
+    assert Owner.name() == "their own"
+    later.undo()
+    assert Owner.name is theirs

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 _ABSENT = object()
+_ours: WeakKeyDictionary[Any, tuple[Patches, Any]] = WeakKeyDictionary()  # what they replace
 
 
 class Patches:
     """A set of replaced attributes. `undo` restores each exactly as it was found.
 
     Where somebody else has since put a replacement of his own around ours, that one stays,
-    and ours only passes calls through.
+    and ours only passes calls through; if that was another set's, ours goes together with it.
     """
 
     def __init__(self) -> None:
@@ -31,13 +34,13 @@ class Patches:
             if before is _ABSENT:
                 delattr(owner, name)
             else:
-                setattr(owner, name, before)
+                setattr(owner, name, _living(before))
 
         self._undo.append(restore)
 
     def around(self, owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
         """Replace a function by `wrapper(original, *args, **kwargs)`."""
-        original = getattr(owner, name)
+        original = _living(getattr(owner, name))
 
         @functools.wraps(original)
         def replacement(*args: Any, **kwargs: Any) -> Any:
@@ -45,6 +48,7 @@ class Patches:
                 return original(*args, **kwargs)
             return wrapper(original, *args, **kwargs)
 
+        _ours[replacement] = self, original
         self.put(owner, name, replacement)
 
     def around_backward(self, wrapper: Callable[..., Any]) -> None:
@@ -64,3 +68,10 @@ class Patches:
         self._undone = True
         while self._undo:
             self._undo.pop()()
+
+
+def _living(value: Any) -> Any:
+    """What stands behind replacements of ours that have been undone and could not be taken out."""
+    while isinstance(value, FunctionType) and value in _ours and _ours[value][0]._undone:
+        value = _ours[value][1]
+    return value
