@@ -56,9 +56,10 @@ def _found(trace: Trace) -> list[Finding]:
 def _warmup(setup: Setup, seen: Observed) -> Warmup:
     """What was observed, in figures, and what it means."""
     course, pools = seen.course, seen.pools
-    passes = verdict.passes(course.losses, course.initial, seen.level, pools[1:])
-    if course.zone == UNSAFE and setup.falls and passes and not course.skipped:
-        course.zone = NEAR
+    falls = setup.falls and not course.skipped
+    course.zone = verdict.beside_scores(
+        course.zone, course.losses, course.initial, seen.level, pools[1:], falls=falls
+    )
     outcome = _outcome(course, pools)
     before, after = seen.start.features, seen.after.features
     return Warmup(

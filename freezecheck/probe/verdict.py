@@ -44,15 +44,26 @@ def zone(
     return NEAR if alarmed or now == ALARM else INCONCLUSIVE
 
 
-def passes(
+def beside_scores(
+    zone: str,
     losses: Sequence[float],
     initial: Sequence[float],
     level: float | None,
     pools: Sequence[Pool | None],
-) -> bool:
-    """The loss is high, but the scores still tell the labels: as the rates come down, so will it."""
-    known = all(pool is not None and pool.informed for pool in pools)
-    return known and finite(losses) and excess(losses, initial, level) < _LOST
+    *,
+    falls: bool,
+) -> str:
+    """The zone, when the scores of the last weights have been looked at, too; `falls`: the schedule
+    brings the rates down. A high loss whose scores still tell the labels comes down with them. A
+    low one whose predictions are all one class, and by chance, is no success."""
+    known = [pool for pool in pools if pool is not None]
+    if not known or len(known) < len(pools):
+        return zone
+    if zone == UNSAFE and falls and finite(losses) and all(pool.informed for pool in known):
+        return NEAR if excess(losses, initial, level) < _LOST else zone
+    if zone == SAFE and all(pool.uninformed for pool in known):
+        return INCONCLUSIVE
+    return zone
 
 
 def excess(losses: Sequence[float], initial: Sequence[float], level: float | None) -> float:

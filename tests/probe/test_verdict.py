@@ -102,3 +102,27 @@ def test_collapse_is_one_class_for_all_and_scores_that_tell_no_labels(
     before: Pool, train: Pool | None, later: Pool | None, alarmed: bool, collapsed: bool
 ):
     assert judge._collapsed([before, train, later], alarmed) == collapsed
+
+
+HIGH, LOW = [4.0] * 60, [1.0] * 60
+RICH = pool(0.95, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("zone", "losses", "pools", "falls", "beside"),
+    [
+        (UNSAFE, HIGH, [TOLD, TOLD], True, NEAR),
+        (UNSAFE, HIGH, [TOLD, TOLD], False, UNSAFE),  # the rates stay
+        (UNSAFE, HIGH, [TOLD, ALL_ONE], True, UNSAFE),
+        (UNSAFE, [100.0] * 60, [TOLD, TOLD], True, UNSAFE),  # too high to come down
+        (UNSAFE, [math.nan] * 60, [TOLD, TOLD], True, UNSAFE),
+        (SAFE, LOW, [ALL_ONE, ALL_ONE], False, INCONCLUSIVE),
+        (SAFE, LOW, [RICH, RICH], False, SAFE),  # nine in ten labels are one class
+        (SAFE, LOW, [ALL_ONE, TOLD], False, SAFE),
+        (SAFE, LOW, [None, None], False, SAFE),
+    ],
+)
+def test_scores_are_looked_at_beside_the_losses(
+    zone: str, losses: list[float], pools: list[Pool | None], falls: bool, beside: str
+):
+    assert verdict.beside_scores(zone, losses, INITIAL, LEVEL, pools, falls=falls) == beside

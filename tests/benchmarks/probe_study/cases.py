@@ -17,7 +17,7 @@ from freezecheck.plain import decode
 from freezecheck.probe import verdict
 from freezecheck.probe.report import ProbeReport
 from freezecheck.trace import Trace
-from freezecheck.warmup import NEAR, UNSAFE, Warmup
+from freezecheck.warmup import UNSAFE, Warmup
 
 from .settings import Setting
 
@@ -130,8 +130,7 @@ def _judged(trace: Trace, falls: bool) -> Trace:
     for steps in range(30, len(losses) + 1, 10):
         zone = zone or verdict.zone(losses[:steps], initial[:steps], level, 30, steps == 60)
     zone = zone or warmup.zone
-    if zone == UNSAFE and falls and verdict.passes(losses, initial, level, trace.pools):
-        zone = NEAR
+    zone = verdict.beside_scores(zone, losses, initial, level, trace.pools, falls=falls)
     outcome = EXPLODED if zone == UNSAFE else ""
     tripped = verdict.tripped(losses, initial)
     return replace(trace, warmup=replace(warmup, zone=zone, outcome=outcome, tripped=tripped))
