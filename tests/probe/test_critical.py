@@ -156,7 +156,7 @@ def called(*groups: dict[str, Any]) -> list[str]:
             ["fc (group 0)", "fc (group 1)"],
         ),
     ],
-    ids=str,
+    ids=["stages", "all", "own name", "decay", "halves"],
 )
 def test_groups_are_called_by_their_stages(groups: list[dict[str, Any]], expected: list[str]):
     assert called(*groups) == expected
