@@ -162,7 +162,8 @@ class Scripted:
         recorder = self._recorder
         optimizers = alive(recorder.optimizers)
         if optimizers and self._saved is None:
-            self._saved = Saved(recorder.live(), optimizers, alive(recorder.schedulers))
+            schedulers = alive(recorder.schedulers)
+            self._saved = Saved(recorder.live(), optimizers, schedulers, offload=None)
 
     def _failed(self, error: Exception) -> None:
         """The tape broke; told when somebody wants its steps."""
