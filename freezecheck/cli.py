@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -220,6 +219,7 @@ def _probe(args: argparse.Namespace, target: Target | None) -> int:
     from freezecheck import lint, probing
     from freezecheck.config import closest
     from freezecheck.live import runner
+    from freezecheck.live.plan import Probing
     from freezecheck.report import probe, text
     from freezecheck.report.json import cost_to_dict
 
@@ -230,12 +230,14 @@ def _probe(args: argparse.Namespace, target: Target | None) -> int:
     settings = lint.Settings(_list(args.select), _list(args.ignore))
     config = closest(script or ".")
     out, err = _streams(args)
+    _sandbox_is_here(args)
     if args.html:
-        _drawable(args.html)
+        probing.drawable(args.html)
+    wanted = Probing(args.steps, 2 * args.steps, args.groups, args.dry_run, args.after)
     with _display(args) as tell:
         run = runner.run(
             command,
-            plan=_probe_plan(args),
+            plan=probing.plan(wanted, sandbox=args.sandbox),
             timeout=args.timeout or probing.TIMEOUT,
             show_output=args.show_output,
             on_phase=tell,
@@ -266,15 +268,6 @@ def _probe(args: argparse.Namespace, target: Target | None) -> int:
     return _status(args, config, report)
 
 
-def _probe_plan(args: argparse.Namespace) -> Plan:
-    from freezecheck.live.plan import Plan, Probing
-
-    if args.sandbox and not sys.platform.startswith("linux"):
-        raise BadInput("--sandbox needs Linux: it discards what is written in a mount namespace")
-    probe = Probing(args.steps, 2 * args.steps, args.groups, args.dry_run, args.after)
-    return Plan(steps=probe.after + probe.recorded, sandbox=args.sandbox, probe=probe)
-
-
 def _status(args: argparse.Namespace, config: Config, report: Report | ProbeReport) -> int:
     """The exit code of a run that got as far as it was to."""
     from freezecheck.finding import Severity
@@ -300,8 +293,7 @@ def _plan(args: argparse.Namespace, target: Target | None) -> Plan:
     """How far to run, and without what."""
     from freezecheck.live.plan import Plan
 
-    if args.sandbox and not sys.platform.startswith("linux"):
-        raise BadInput("--sandbox needs Linux: it discards what is written in a mount namespace")
+    _sandbox_is_here(args)
     if (args.steps or args.fast_forward) and target and target.function is not None:
         option = "--steps" if args.steps else "--fast-forward"
         raise BadInput(f"{option} needs a script that trains; a function is only called")
@@ -312,6 +304,11 @@ def _plan(args: argparse.Namespace, target: Target | None) -> Plan:
         fake=args.fake,
         sandbox=args.sandbox,
     )
+
+
+def _sandbox_is_here(args: argparse.Namespace) -> None:
+    if args.sandbox and not sys.platform.startswith("linux"):
+        raise BadInput("--sandbox needs Linux: it discards what is written in a mount namespace")
 
 
 def _static(args: argparse.Namespace, script: str | None, settings: Settings) -> int:
@@ -343,16 +340,6 @@ def _list(given: list[str] | None) -> list[str] | None:
     if not found:
         raise BadInput("no rule named after --select or --ignore (FC201, FC4, a name)")
     return found
-
-
-def _drawable(path: str) -> None:
-    """BadInput where a page could not be drawn, or not be written: a run is dear."""
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
-        raise BadInput("--html draws with matplotlib: pip install 'freezecheck[plot]'")
-    if os.path.isdir(path) or not os.path.isdir(os.path.dirname(path) or "."):
-        raise BadInput(f"--html {path}: no such folder, or a folder itself")
 
 
 @contextlib.contextmanager
