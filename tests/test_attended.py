@@ -102,12 +102,17 @@ def test_ctrl_c_is_the_scripts(tmp_path):
         "except KeyboardInterrupt:\n"
         f"    open({str(saved)!r}, 'w')\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-m", "freezecheck", "watch", str(script)],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    # A suite in the background ignores the signal, and so would all that it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "freezecheck", "watch", str(script)],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + LIMIT
     while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
