@@ -176,6 +176,18 @@ def _output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-q", "--quiet", action="store_true", help="print the findings alone")
 
 
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sandbox", action="store_true", help="discard every file that the run writes (Linux)"
+    )
+    parser.add_argument(
+        "--show-output", action="store_true", help="let the script write to standard error"
+    )
+    parser.add_argument("--output-format", choices=("text", "json"), default="text")
+    _fail_on(parser)
+    _output_options(parser)
+
+
 def _inspect_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "inspect",
@@ -221,17 +233,9 @@ def _inspect_parser(commands: Any) -> None:
         "--fake", action="store_true", help="tensors take no memory and hold no values"
     )
     parser.add_argument(
-        "--sandbox", action="store_true", help="discard every file that the run writes (Linux)"
-    )
-    parser.add_argument(
         "--static", action="store_true", help="run nothing: only say what the text shows"
     )
-    parser.add_argument(
-        "--show-output", action="store_true", help="let the script write to standard error"
-    )
-    parser.add_argument("--output-format", choices=("text", "json"), default="text")
-    _fail_on(parser)
-    _output_options(parser)
+    _run_options(parser)
 
 
 def _watch_parser(commands: Any) -> None:
@@ -310,15 +314,7 @@ def _probe_parser(commands: Any) -> None:
         metavar="S",
         help="stop after S seconds (default 3600)",
     )
-    parser.add_argument(
-        "--sandbox", action="store_true", help="discard every file that the run writes (Linux)"
-    )
-    parser.add_argument(
-        "--show-output", action="store_true", help="let the script write to standard error"
-    )
-    parser.add_argument("--output-format", choices=("text", "json"), default="text")
-    _fail_on(parser)
-    _output_options(parser)
+    _run_options(parser)
 
 
 def _rules_parser(commands: Any) -> None:

@@ -167,13 +167,13 @@ def _inspect(args: argparse.Namespace, target: Target | None) -> int:
         return _static(args, script, settings)
     found = lint.of_script(script, settings) if script else []
     rules = settings.rules(config)
-    with _progress(args) as on_phase:
+    with _display(args) as tell:
         run = runner.run(
             command,
             plan=plan,
             timeout=args.timeout or runner.TIMEOUT,
             show_output=args.show_output,
-            on_phase=on_phase,
+            on_phase=tell,
         )
     if run.outcome == "not started" and target and target.function is not None:
         raise BadInput(run.hint)
@@ -233,7 +233,7 @@ def _probe(args: argparse.Namespace, target: Target | None) -> int:
     _sandbox_is_here(args)
     if args.html:
         probing.drawable(args.html)
-    wanted = Probing(args.steps, 2 * args.steps, args.groups, args.dry_run, args.after)
+    wanted = Probing(args.steps, args.groups, args.dry_run, args.after)
     with _display(args) as tell:
         run = runner.run(
             command,
@@ -344,26 +344,14 @@ def _list(given: list[str] | None) -> list[str] | None:
 
 @contextlib.contextmanager
 def _display(args: argparse.Namespace) -> Iterator[Callable[[str | Progress], None] | None]:
-    """The losses as they come, on standard error, if somebody is looking."""
+    """How far a run is, on standard error, if somebody is looking and nothing else writes there."""
     if args.quiet or args.show_output or not sys.stderr.isatty():
         yield None
         return
-    from freezecheck.report.terminal import warmup_display
+    from freezecheck.report.terminal import display
 
-    with warmup_display(sys.stderr, color=not args.no_color) as tell:
+    with display(sys.stderr, color=not args.no_color) as tell:
         yield tell
-
-
-@contextlib.contextmanager
-def _progress(args: argparse.Namespace) -> Iterator[Callable[[str], None] | None]:
-    """A spinner on standard error, if somebody is looking and nothing else writes there."""
-    if args.quiet or args.show_output or not sys.stderr.isatty():
-        yield None
-        return
-    from freezecheck.report.terminal import spinner
-
-    with spinner(sys.stderr, color=not args.no_color) as on_phase:
-        yield on_phase
 
 
 def _print_report(args: argparse.Namespace, report: Report, out: Stream | None = None) -> None:

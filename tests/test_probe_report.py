@@ -31,7 +31,7 @@ from freezecheck.report import probe as text
 from freezecheck.report.line import clean, plain
 from freezecheck.report.spark import bars, sparkline
 from freezecheck.report.streams import Stream
-from freezecheck.report.terminal import warmup_display
+from freezecheck.report.terminal import display
 from freezecheck.trace import COLLAPSED, NOT_FINITE, Pool, Trace
 from freezecheck.warmup import (
     CLASSES,
@@ -336,7 +336,7 @@ def test_a_display_while_it_goes(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
     monkeypatch.setenv("FORCE_COLOR", "1")
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
-    with warmup_display(terminal, color=False) as told:
+    with display(terminal, color=False) as told:
         told("importing [torch]")
         told(Progress("warm-up", 3, 60, (4.0, 2.0, 1.0), (0.1, 0.9)))
         told(Progress("[half] the rates", 3, 30, (4.0, math.nan)))

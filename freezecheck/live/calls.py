@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from freezecheck.live import nested, values
+from freezecheck.live import drawn, nested, values
 from freezecheck.live.program import Autocast, Call, Held, Ref
 
 _FOREIGN = (
@@ -43,7 +43,7 @@ class Calls:
         given = nested.rebuilt((args, kwargs), lambda part: self._leaf(part, target))
         versions = [version(tensor) for tensor in tensors]
         grad = torch.is_grad_enabled()
-        return Begun(given, tensors, versions, grad, self.autocast(), _random())
+        return Begun(given, tensors, versions, grad, self.autocast(), drawn.states())
 
     def _leaf(self, part: Any, target: Any) -> Any:
         """What stands for a part of what is given; `target` is about to be written to."""
@@ -97,7 +97,7 @@ class Calls:
         if isinstance(function, values.torch().nn.Module):
             call.modes = tuple(m.training for m in function.modules())
             call.flags = tuple(p.requires_grad for p in function.parameters())
-        if not _same(begun.random, _random()):
+        if not _same(begun.random, drawn.states()):
             call.random = begun.random
         for index, tensor in made:
             self._made[tensor] = Ref(call, index), version(tensor)
@@ -208,15 +208,6 @@ def _is_weight(tensor: Any) -> bool:
 def version(tensor: Any) -> int:
     """How often it has been written to."""
     return 0 if tensor.is_inference() else int(tensor._version)
-
-
-def _random() -> list[Any]:
-    """The states of the generators that modules draw from."""
-    torch = values.torch()
-    states = [torch.get_rng_state()]
-    if torch.cuda.is_initialized():
-        states.append(torch.cuda.get_rng_state())
-    return states
 
 
 def _same(one: list[Any], other: list[Any]) -> bool:

@@ -20,7 +20,7 @@ from freezecheck.live.patches import Patches
 from freezecheck.live.plan import Plan
 from freezecheck.live.pulse import Pulse
 from freezecheck.live.record import Recorder
-from freezecheck.live.still import ALIVE, park, told
+from freezecheck.live.still import ALIVE, leave, park, told
 from freezecheck.phases import Phase
 from freezecheck.plain import encode
 from freezecheck.snapshot import Snapshot
@@ -187,10 +187,7 @@ def write(
     }
     # `dump` is ten times slower than `dumps`.
     text = json.dumps(report, allow_nan=False)[:-1] + f', "phases": [{_phases(recorder.phases)}]}}'
-    path = os.path.join(folder, f"{os.getpid()}.json")
-    with open(path + ".part", "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(path + ".part", path)
+    leave(os.path.join(folder, f"{os.getpid()}.json"), text)
 
 
 def _phases(phases: list[Phase]) -> str:

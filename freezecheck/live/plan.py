@@ -17,10 +17,14 @@ class Probing:
     """The script is trained for some steps, which are then probed."""
 
     steps: int = 30
-    max_steps: int = 60
     groups: bool = False  # each parameter group's critical rate, too
     dry: bool = False  # only what it would take
     after: int = 0  # steps of the script that go before
+
+    @property
+    def max_steps(self) -> int:
+        """Of a warm-up that is not decided after `steps`."""
+        return 2 * self.steps
 
     @property
     def recorded(self) -> int:

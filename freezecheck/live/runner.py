@@ -243,11 +243,12 @@ def _watch(
     """Wait for the reports; the outcome, and the processes that were waited for in vain."""
     assert tree.root is not None
     news = time.monotonic()
+    tell()
     while True:
         status = tree.root.poll()  # first, so that the last words of the dead are read
         if board.read():
             news = time.monotonic()
-        tell()
+            tell()
         now = time.monotonic()
         recent = now - news < _GRACE
         if board.settled:

@@ -1,4 +1,4 @@
-"""The end of an inspected process: it holds still until it is killed."""
+"""The end of an inspected process: it has told what it knows, and holds still until it is killed."""
 
 from __future__ import annotations
 
@@ -45,3 +45,10 @@ def told(error: Exception) -> str:
         trace = trace.tb_next
     place = "" if trace is None else f" ({trace.tb_frame.f_code.co_filename}:{trace.tb_lineno})"
     return f"{type(error).__name__}: {error}{place}"
+
+
+def leave(path: str, text: str) -> None:
+    """Write a file for the runner. It appears whole or not at all."""
+    with open(path + ".part", "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(path + ".part", path)

@@ -30,22 +30,16 @@ from freezecheck.live.program import (
 
 class Tape:
     """Records the steps of this thread's training. `failed` hears of an error of ours, after which
-    nothing is recorded. `begins`, where given, is called once, before the first call of a module that
-    trains, as if outside of every block of autocast and `no_grad`.
+    nothing is recorded.
 
     To be installed before other patches of the same functions. While steps are replayed it must be
     closed.
     """
 
-    def __init__(
-        self,
-        patches: Patches,
-        failed: Callable[[Exception], None],
-        begins: Callable[[], None] | None = None,
-    ) -> None:
+    def __init__(self, patches: Patches, failed: Callable[[Exception], None]) -> None:
         self._patches = patches
         self._failed = failed
-        self._begins = begins
+        self._begins: Callable[[], None] | None = None
         self._thread = threading.get_ident()
         self._depth = 0  # of calls within which nothing is noted
         self._closed = True
@@ -93,7 +87,8 @@ class Tape:
             patches.put(home, name, getattr(home.clip_grad, name))
 
     def expect(self, begins: Callable[[], None]) -> None:
-        """Call `begins` once more, before the next module that is called with gradients on."""
+        """Call `begins` once, before the next call of a module that trains, as if outside of every
+        block of autocast and `no_grad`."""
         self._begins = begins
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from freezecheck.cost import Cost
 from freezecheck.live.plan import Probing
 from freezecheck.live.record import Recorder
-from freezecheck.live.still import park, told
+from freezecheck.live.still import leave, park, told
 from freezecheck.plain import encode
 from freezecheck.probe.memory import OutOfMemory
 from freezecheck.probe.scripted import Scripted, Unfit
@@ -38,13 +38,10 @@ def start(folder: str, note: Note, wanted: Probing) -> None:
             note("progress", json.dumps(encode(now)))
 
     def finish() -> None:
-        try:
-            result = scripted.probe()
-        except (Unfit, OutOfMemory) as error:
-            note("refused", str(error))
-        else:
-            data = encode(result) if isinstance(result, Cost) else result.to_dict()
-            _write(os.path.join(folder, f"{pid}.{'cost' if wanted.dry else 'probe'}"), data)
+        result = scripted.probe()
+        data = encode(result) if isinstance(result, Cost) else result.to_dict()
+        kind = "cost" if wanted.dry else "probe"
+        leave(os.path.join(folder, f"{pid}.{kind}"), json.dumps(data, allow_nan=False))
         note("report")
         park(folder)
 
@@ -54,7 +51,7 @@ def start(folder: str, note: Note, wanted: Probing) -> None:
         def call(*args: Any) -> None:
             try:
                 hook(*args)
-            except Unfit as error:
+            except (Unfit, OutOfMemory) as error:
                 note("refused", str(error))
                 note("report")
                 park(folder)
@@ -79,10 +76,3 @@ def start(folder: str, note: Note, wanted: Probing) -> None:
     atexit.register(end)
     gc.freeze()  # models are found among all objects; torch's own are passed over
     recorder.install(light=True)
-
-
-def _write(path: str, data: Any) -> None:
-    """It appears whole or not at all."""
-    with open(path + ".part", "w", encoding="utf-8") as file:
-        json.dump(data, file, allow_nan=False)
-    os.replace(path + ".part", path)

@@ -15,9 +15,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from freezecheck.live import values
+from freezecheck.live import drawn, values
 from freezecheck.probe.hessian import gradients, largest
-from freezecheck.probe.initial import random_state, set_random_state
 from freezecheck.probe.setup import Setup
 from freezecheck.probe.steps import RAMP
 
@@ -42,10 +41,10 @@ def certified(setup: Setup, group: int, family: str, options: Mapping[str, Any])
         return None
     if len({p.device for p in params}) != 1:
         return None
-    batch, state = setup.batch(0), random_state(setup.device)
+    batch, state = setup.batch(0), drawn.states(setup.device)
 
     def loss() -> Any:
-        set_random_state(setup.device, state)  # drops out the same
+        drawn.draw_again(state, setup.device)  # drops out the same
         return setup.run(batch)[0]
 
     roots = _roots(setup, params, family, options)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from freezecheck.live import nested, values
-from freezecheck.live.gradients import gradient_norms
+from freezecheck.live.gradients import gradient_norms, params
 from freezecheck.live.program import Held, Taped
 from freezecheck.probe.play import Play
 
@@ -81,8 +81,7 @@ def deviates(taped: Taped, optimizer: Any, scaler: Any = None) -> str | None:
         return f"replayed, the first step has a loss of {now:.6g}, and had {then:.6g}"
     if taped.norms is None:
         return None
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    if not _near(taped.norms, gradient_norms(params), near):
+    if not _near(taped.norms, gradient_norms(params([optimizer])), near):
         return "replayed, the first step has other gradients than it had"
     return None
 

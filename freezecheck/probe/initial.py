@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from freezecheck.live import values
+from freezecheck.live import drawn, values
 from freezecheck.probe.saved import Saved
 
 
@@ -24,7 +24,7 @@ class Initial:
         numbers that are drawn there are drawn again afterwards: both passes drop out the same."""
         torch = values.torch()
         trained = [tensor.data for tensor, _ in self._pairs]
-        state = random_state(device)
+        state = drawn.states(device)
         try:
             for tensor, first in self._pairs:
                 tensor.data = first
@@ -33,19 +33,4 @@ class Initial:
         finally:
             for (tensor, _), data in zip(self._pairs, trained):
                 tensor.data = data
-            set_random_state(device, state)
-
-
-def random_state(device: Any) -> Any:
-    """Of the CPU and of that device."""
-    torch = values.torch()
-    gpu = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return torch.get_rng_state(), gpu
-
-
-def set_random_state(device: Any, state: Any) -> None:
-    """Make it what `random_state` said."""
-    torch = values.torch()
-    torch.set_rng_state(state[0])
-    if state[1] is not None:
-        torch.cuda.set_rng_state(state[1], device)
+            drawn.draw_again(state, device)

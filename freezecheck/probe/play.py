@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from freezecheck.live import nested, values
+from freezecheck.live import drawn, nested, values
 from freezecheck.live.program import Autocast, Backward, Call, Held, Ref, Taped, needed
 
 
@@ -49,7 +49,7 @@ class Play:
         self._as_then(call.autocast)
         args, kwargs = nested.rebuilt(call.given, self._part)
         if call.random is not None and self._remembered:
-            set_random(call.random)
+            drawn.draw_again(call.random)
         quiet = contextlib.nullcontext() if call.grad else torch.no_grad()
         with quiet:
             returned = (
@@ -110,11 +110,3 @@ class Play:
                 self._blocks.enter_context(torch.autocast(kind, dtype, cache_enabled=cache))
             elif torch.is_autocast_enabled(kind):
                 self._blocks.enter_context(torch.autocast(kind, enabled=False))
-
-
-def set_random(states: list[Any]) -> None:
-    """Of the CPU, and of the GPU if there is one."""
-    torch = values.torch()
-    torch.set_rng_state(states[0])
-    for state in states[1:]:
-        torch.cuda.set_rng_state(state)

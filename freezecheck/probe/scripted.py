@@ -15,6 +15,7 @@ from freezecheck import rates
 from freezecheck.cost import Cost
 from freezecheck.finding import Site
 from freezecheck.live import frames, nested, values
+from freezecheck.live.gradients import params
 from freezecheck.live.patches import Patches
 from freezecheck.live.plan import Probing
 from freezecheck.live.program import Held, Taped
@@ -221,7 +222,7 @@ class Scripted:
     def _check(self, optimizer: Any) -> None:
         if _world() > 1:
             raise Unfit("a probe is of one process: start the script without its launcher")
-        if any(type(p).__name__ == "DTensor" for g in optimizer.param_groups for p in g["params"]):
+        if any(type(p).__name__ == "DTensor" for p in params([optimizer])):
             raise Unfit("sharded parameters cannot be probed: start the script on one device")
 
     def _largest(self) -> list[float]:
@@ -270,7 +271,7 @@ def _held(step: Taped) -> int:
 
 
 def _held_by(optimizer: Any) -> set[int]:
-    return {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return {id(p) for p in params([optimizer])}
 
 
 def _now(optimizer: Any) -> list[float]:

@@ -50,32 +50,15 @@ class Terminal:
 
 
 @contextlib.contextmanager
-def spinner(file: IO[str], *, color: bool = True) -> Iterator[Callable[[str], None]]:
-    """A spinner with the time elapsed; the function that it gives changes its words."""
-    progress = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        console=Console(file=file, no_color=None if color else True),
-        transient=True,
-    )
-    with progress:
-        task = progress.add_task("starting", total=None)
-        yield lambda phase: progress.update(task, description=phase)
-
-
-@contextlib.contextmanager
-def warmup_display(
-    file: IO[str], *, color: bool = True
-) -> Iterator[Callable[[str | Warming], None]]:
-    """A probe as it goes: a spinner with the stage, the losses so far and the shares of the predicted
-    classes. The function that it gives takes words, before there are steps, or how far it is."""
+def display(file: IO[str], *, color: bool = True) -> Iterator[Callable[[str | Warming], None]]:
+    """A run as it goes: a spinner with the time elapsed, and of a probe the losses so far and the
+    shares of the predicted classes. The function that it gives takes words, or how far a probe is."""
     console = Console(file=file, no_color=None if color else True, highlight=False)
     head = Progress(
         SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console
     )
     task = head.add_task("starting", total=None)
-    with Live(head, console=console, transient=True) as live:
+    with Live(head, console=console, transient=True, refresh_per_second=10) as live:
 
         def told(news: str | Warming) -> None:
             if isinstance(news, str):

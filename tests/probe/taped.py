@@ -74,7 +74,8 @@ def recording(*modules: nn.Module, scaler: Any = None) -> Iterator[Recording]:
         raise error
 
     patches = Patches()
-    tape = Tape(patches, failed, begin)
+    tape = Tape(patches, failed)
+    tape.expect(begin)
     tape.install()
     hooks = [register_optimizer_step_pre_hook(stepping), register_optimizer_step_post_hook(stepped)]
     before = torch.nn.Module.__call__, torch._C._len_torch_function_stack()
