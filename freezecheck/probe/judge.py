@@ -13,7 +13,7 @@ from freezecheck.probe import drift, verdict
 from freezecheck.probe.batches import HELD
 from freezecheck.probe.critical import with_critical
 from freezecheck.probe.floor import floor
-from freezecheck.probe.observed import Observed, observe
+from freezecheck.probe.observed import Observed, Start, begun, observe
 from freezecheck.probe.plainly import compiled, plainly
 from freezecheck.probe.report import ProbeReport, harmed
 from freezecheck.probe.saved import Saved
@@ -37,10 +37,11 @@ def judged(
     """Probe, and with `groups` look for the critical rate of each parameter group; what `saved`
     holds is for the caller to put back."""
     with unheard(), plainly():
-        seen = observe(setup, saved)
+        start = begun(setup)
+        seen = observe(setup, saved, start)
         warmup = _warmup(setup, seen)
         if warmup.zone in (UNSAFE, NEAR) or harmed(_found(_trace(warmup, seen))):
-            warmup = replace(warmup, calm=_calm(setup, saved))
+            warmup = replace(warmup, calm=_calm(setup, saved, start))
         if groups:
             warmup, more = with_critical(setup, saved, warmup)
             remarks += more
@@ -106,7 +107,7 @@ def _collapsed(pools: list[Pool | None], alarmed: bool) -> bool:
     return constant or (lost and all(pool.uninformed for pool in after))
 
 
-def _calm(setup: Setup, saved: Saved) -> float | None:
+def _calm(setup: Setup, saved: Saved, start: Start) -> float | None:
     """The first of ever smaller factors on all rates at which a warm-up goes well and does no harm; if
     none does, the first from which on none raises an alarm, as small rates may need longer to show."""
     quiet: float | None = None
@@ -115,7 +116,7 @@ def _calm(setup: Setup, saved: Saved) -> float | None:
         peaks = [factor * peak for peak in setup.peaks]
         saved.restore()
         brief = replace(setup, peaks=peaks, max_steps=setup.steps)
-        seen = observe(brief, saved, f"{factor:.2g} of the rates")
+        seen = observe(brief, saved, start, f"{factor:.2g} of the rates")
         warmup = _warmup(brief, seen)
         unharmed = not harmed(_found(_trace(warmup, seen)))
         if warmup.zone == SAFE and unharmed:

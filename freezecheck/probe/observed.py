@@ -21,25 +21,32 @@ _SHOWN = 8  # classes, beside all others
 
 
 @dataclass(slots=True)
+class Start:
+    """What the initial weights make of the first batches, in eval mode. `look` is empty where a
+    model gives no loss then."""
+
+    held: list[Any]
+    top: Any  # the module whose output is the model's
+    judges: bool  # a loss is given in eval mode, too
+    look: Seen
+    kind: str  # of task
+    level: float | None  # the loss of outputs that know nothing
+
+
+@dataclass(slots=True)
 class Observed:
-    """`sizes` are those of the batches that were looked at, `kind` is the task. The looks are
-    empty where a model gives no loss in eval mode."""
+    """`sizes` are those of the batches that were looked at."""
 
     course: Course
     kind: str
-    level: float | None  # the loss of outputs that know nothing
+    level: float | None
     sizes: list[int]
     layers: tuple[Layer, ...]
-    start: Seen  # the initial weights in eval mode
-    train: Seen  # the last ones, in the modes of training
+    start: Seen
+    train: Seen  # the last weights, in the modes of training
     after: Seen  # in eval mode
     rested: Seen  # in eval mode, with BatchNorm statistics of their own
-
-    @property
-    def pools(self) -> list[Pool | None]:
-        """Of the initial weights in eval mode, and of the last in train and in eval mode."""
-        taken = len(self.course.losses)
-        return [look.pool(self.kind, taken) for look in (self.start, self.train, self.after)]
+    pools: list[Pool | None]  # of `start`, `train` and `after`
 
     @property
     def classifies(self) -> bool:
@@ -62,29 +69,41 @@ class Observed:
         return Shares(tuple(first), tuple(map(row, predicted)), row(known))
 
 
-def observe(setup: Setup, saved: Saved, stage: str = "warm-up") -> Observed:
-    """Warm up; `saved` holds the initial weights, which the setup has now."""
+def begun(setup: Setup) -> Start:
+    """A look at the initial weights, which the setup has now."""
     held = setup.batches.held()
     try:
         top, judges = head(setup, held[0]), True
     except NoLoss:  # in eval mode detectors return boxes instead
         top, judges = None, False
-    start = seen(setup, held, top, training=False) if judges else Seen()
-    kind = task.task(start.outputs[0], start.targets[0]) if start.outputs else UNKNOWN
-    level = task.level(kind, _asked(setup, kind, start), start.pairs)
-    classes = start.outputs[0].shape[1] if kind == CLASSES else 0
+    look = seen(setup, held, top, training=False) if judges else Seen()
+    kind = task.task(look.outputs[0], look.targets[0]) if look.outputs else UNKNOWN
+    level = task.level(kind, _asked(setup, kind, look), look.pairs)
+    return Start(held, top, judges, look, kind, level)
+
+
+def observe(setup: Setup, saved: Saved, start: Start, stage: str = "warm-up") -> Observed:
+    """Warm up; `saved` holds the initial weights, which the setup has now."""
+    held, kind = start.held, start.kind
+    classes = start.look.outputs[0].shape[1] if kind == CLASSES else 0
     course = Course(Initial(setup.model, saved), classes, stage)
-    warm_up(setup, level, course)
+    warm_up(setup, start.level, course)
+    layers = drift.layers(setup.model, course.initial_weights)
+    after = seen(setup, held, start.top, training=False) if start.judges else Seen()
+    train = seen(setup, held, start.top, training=True)
+    rested = settled(setup, held) if start.judges else Seen()  # the last: it resets statistics
+    taken = len(course.losses)
     return Observed(
         course,
         kind,
-        level,
+        start.level,
         [size(batch) for batch in held],
-        drift.layers(setup.model, course.initial_weights),
-        start,
-        after=seen(setup, held, top, training=False) if judges else Seen(),
-        train=seen(setup, held, top, training=True),
-        rested=settled(setup, held) if judges else Seen(),  # the last: it resets statistics
+        layers,
+        start.look,
+        train,
+        after,
+        rested,
+        [look.pool(kind, taken) for look in (start.look, train, after)],
     )
 
 
