@@ -238,19 +238,29 @@ KINDS = ["list", "iterator", "loader", "loader of its own"]
 FACTORS = [1.0, 1.0, 1e4]  # the last explodes, and the probe looks for calmer rates
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_whatever_is_raised_and_wherever(pytestconfig: pytest.Config):
-    examples = pytestconfig.getoption("--oracle-examples")
+def for_many(config: pytest.Config, default: int, check: Any, **more: Any) -> None:
+    """Call `check` with setups, and with what else it takes."""
+    examples = config.getoption("--oracle-examples")
     found = given(
         setup=setups(),
         before=st.integers(0, 2),
         factor=st.sampled_from(FACTORS),
         kind=st.sampled_from(KINDS),
+        **more,
+    )(check)
+    settings(max_examples=examples or default, derandomize=examples is None, **SETTINGS)(found)()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_whatever_is_raised_and_wherever(pytestconfig: pytest.Config):
+    for_many(
+        pytestconfig,
+        60,
+        check,
         place=st.sampled_from(PLACES),
         at=st.integers(1, 90),
         error=st.sampled_from(ERRORS),
-    )(check)
-    settings(max_examples=examples or 60, derandomize=examples is None, **SETTINGS)(found)()
+    )
 
 
 def check_anywhere(setup: tuple[Any, ...], before: int, factor: float, kind: str, at: int) -> None:
@@ -278,12 +288,5 @@ def check_anywhere(setup: tuple[Any, ...], before: int, factor: float, kind: str
 
 @pytest.mark.filterwarnings("ignore")
 def test_interrupted_anywhere(pytestconfig: pytest.Config):
-    examples = pytestconfig.getoption("--oracle-examples")
-    found = given(
-        setup=setups(),
-        before=st.integers(0, 2),
-        factor=st.sampled_from(FACTORS),
-        kind=st.sampled_from(KINDS),
-        at=st.one_of(st.integers(1, 3000), st.integers(1, 60000)),
-    )(check_anywhere)
-    settings(max_examples=examples or 40, derandomize=examples is None, **SETTINGS)(found)()
+    at = st.one_of(st.integers(1, 3000), st.integers(1, 60000))
+    for_many(pytestconfig, 40, check_anywhere, at=at)
